@@ -1,0 +1,49 @@
+"""Names that the parts agree on: headers between authz_service, Envoy and mcp_bridge, and the access logs' names."""
+
+__all__ = [
+    "DECISION",
+    "EXT_AUTHZ_NAMESPACE",
+    "LOG_AUTHZ",
+    "LOG_BRIDGE",
+    "LOG_ENVOY_HTTP",
+    "LOG_ENVOY_TCP",
+    "RECORD_TAG",
+    "REQUEST_ID",
+    "ROLES",
+    "SERVER",
+    "SUBJECT",
+    "TARGET",
+    "USER",
+]
+
+# authz_service → mcp_bridge. Envoy strips what a client sends under these names.
+SUBJECT = "x-mcp-subject"
+"""The caller: path of its SPIFFE ID in the first trust domain, the whole SPIFFE ID otherwise."""
+USER = "x-mcp-user"
+"""The user or agent a token speaks for; empty without a token."""
+ROLES = "x-mcp-roles"
+"""The subject's roles, comma-separated and sorted."""
+TARGET = "x-mcp-target"
+"""What was authorized, as `secure_mcp_grpc.calls.target` writes it; nothing else may be executed."""
+DECISION = "x-mcp-decision"
+"""`chain:sequence` of the decision in authz_service's journal."""
+
+REQUEST_ID = "x-request-id"
+"""Set by Envoy; the same in all three access logs."""
+
+# mcp_bridge → Envoy (response header, logged and then removed).
+SERVER = "x-mcp-server"
+"""Name of the upstream MCP server that answered."""
+
+EXT_AUTHZ_NAMESPACE = "envoy.filters.http.ext_authz"
+"""Dynamic metadata namespace of a decision. Keys: decision (allow|deny), reason, rule, subject, spiffe_id, user,
+roles (comma-separated), method, tool, session_id, policy_version, chain, seq (decimal string)."""
+
+# `identifier.log_name` of an access log stream.
+LOG_ENVOY_HTTP = "mcp.envoy.http"
+LOG_ENVOY_TCP = "mcp.envoy.tcp"
+LOG_AUTHZ = "mcp.authz"
+LOG_BRIDGE = "mcp.bridge"
+
+RECORD_TAG = "record"
+"""Custom tag of an authz or bridge entry that holds its JSON record (`secure_mcp_grpc.records`)."""

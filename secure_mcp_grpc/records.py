@@ -1,0 +1,72 @@
+"""The records that authz_service and mcp_bridge send to trace_sink, as JSON in an access-log entry's `record` tag."""
+
+import msgspec
+
+__all__ = ["DecisionRecord", "InteractionRecord"]
+
+
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the decision journal. `hash` is over the line without its own field; see authz_service.journal."""
+
+    kind: str = "decision"
+    """`decision`, or `start`, `policy` for events of the chain itself."""
+    chain: str
+    """Identifier of the journal: one per authz_service process start."""
+    seq: int
+    """1, 2, 3, … within the chain."""
+    ts: str
+    """RFC 3339, UTC, microseconds: `2026-11-20T21:40:00.000000Z`."""
+    decision: str = ""
+    """`allow` or `deny`."""
+    reason: str = ""
+    """Stable code: `permitted`, `not_permitted`, `no_identity`, `malformed`, …"""
+    rule: str = ""
+    """The policy rule that matched, as written; empty when none did."""
+    policy_version: str = ""
+    """Short hash of model and policy."""
+    identity: str = ""
+    spiffe_id: str = ""
+    user: str = ""
+    roles: tuple[str, ...] = ()
+    method: str = ""
+    tool: str = ""
+    args_digest: str = ""
+    """`sha256:` and 16 hex digits over the canonical JSON of the arguments; never the arguments."""
+    request_id: str = ""
+    session_id: str = ""
+    peer_fingerprint: str = ""
+    """SHA-256 of the client certificate, hex."""
+    prev: str = ""
+    hash: str = ""
+
+
+class InteractionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One MCP request or notification as mcp_bridge executed, or refused to execute, it."""
+
+    ts: str
+    """Start, RFC 3339, UTC, microseconds."""
+    request_id: str
+    chain: str = ""
+    seq: int = 0
+    """The decision it was executed under."""
+    identity: str = ""
+    user: str = ""
+    server: str = ""
+    """Name of the upstream MCP server."""
+    rpc: str = ""
+    method: str = ""
+    tool: str = ""
+    session_id: str = ""
+    protocol_version: str = ""
+    outcome: str = ""
+    """`ok`, `tool_error` (isError), `mcp_error` (JSON-RPC error), `refused`, `cancelled`, `failed`."""
+    error_code: int = 0
+    """JSON-RPC error code, 0 without one."""
+    upstream_us: int = 0
+    """Time the upstream took, microseconds."""
+    request_bytes: int = 0
+    response_bytes: int = 0
+    notifications: int = 0
+    """Messages streamed before the response."""
+    arguments: str = ""
+    """Sanitized JSON of the arguments, cut at a configured size."""
