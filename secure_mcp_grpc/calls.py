@@ -18,8 +18,8 @@ from google.protobuf.message import DecodeError
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
 __all__ = [
-    "LISTEN",
     "END_SESSION",
+    "LISTEN",
     "REPLY",
     "TRANSPORT",
     "Malformed",
@@ -139,9 +139,7 @@ def read_notification(notification: pb.Notification) -> McpCall:
     """The call in a `Notification`; raises `Malformed` as `read_request` does."""
     if not notification.method.startswith("notifications/"):
         raise Malformed("a notification's method must start with notifications/")
-    return _read(
-        notification.method, notification.protocol_version, notification.session_id, notification.params_json
-    )
+    return _read(notification.method, notification.protocol_version, notification.session_id, notification.params_json)
 
 
 def name_of(method: str, params: Mapping[str, Any]) -> str:

@@ -5,8 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 __all__ = ["Health", "serve_health"]
 
@@ -18,7 +17,7 @@ class Health:
     """
 
     def __init__(self) -> None:
-        self._servicer = health_aio.HealthServicer()
+        self._servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing from the stubs
 
     def add_to(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
@@ -37,15 +36,15 @@ class Health:
 @asynccontextmanager
 async def serve_health(socket: Path) -> AsyncIterator[Health]:
     """A gRPC server with nothing but health on a Unix socket, for parts that serve HTTP."""
-    health = Health()
+    part = Health()
     server = grpc.aio.server()
-    health.add_to(server)
+    part.add_to(server)
     socket.unlink(missing_ok=True)
     server.add_insecure_port(f"unix:{socket.absolute()}")
     await server.start()
     try:
-        yield health
+        yield part
     finally:
-        await health.stopping()
+        await part.stopping()
         await server.stop(grace=None)
         socket.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ _RESERVED = ("ts", "level", "service", "event")
 def event(logger: logging.Logger, level: int, name: str, **fields: Any) -> None:
     """Log the event `name` (snake_case, stable) with `fields`. An exception being handled is added at ERROR."""
     if logger.isEnabledFor(level):
-        logger.log(level, name, extra={"fields": fields}, exc_info=level >= logging.ERROR and sys.exc_info()[0])
+        failing = level >= logging.ERROR and sys.exc_info()[0] is not None
+        logger.log(level, name, extra={"fields": fields}, exc_info=failing)
 
 
 def configure(

@@ -34,7 +34,9 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int, part: str) 
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:
         reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
-        raise UserError(f"{part} cannot serve metrics on {host}:{port}: {reason}; choose another metrics_port") from None
+        raise UserError(
+            f"{part} cannot serve metrics on {host}:{port}: {reason}; choose another metrics_port"
+        ) from None
     try:
         yield f"{host}:{server.server_port}"
     finally:

@@ -65,8 +65,7 @@ class Settings(BaseModel):
         source: dict[str, str] = {}
         for section in _sections(cls):
             for key, value in document.get(section, {}).items():
-                if key in cls.model_fields or section == cls.section:
-                    values[key], source[key] = value, f"{path}: {section}.{key}"
+                values[key], source[key] = value, f"{path}: {section}.{key}"
         names = cls.env_names()
         for field, variable in names.items():
             if variable in environ:
@@ -120,7 +119,7 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _sections(cls: type[Settings]) -> list[str]:
-    return list(dict.fromkeys(base.section for base in reversed(cls.__mro__) if "section" in vars(base)))
+    return list(dict.fromkeys(str(vars(base)["section"]) for base in reversed(cls.__mro__) if "section" in vars(base)))
 
 
 def _env_name(cls: type[Settings], name: str, info: FieldInfo) -> str:
