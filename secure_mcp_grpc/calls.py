@@ -24,6 +24,7 @@ __all__ = [
     "TRANSPORT",
     "Malformed",
     "McpCall",
+    "check_name",
     "name_of",
     "parse_json_object",
     "read_frame",
@@ -191,7 +192,7 @@ def _read(method: str, version: str, session_id: str, params_json: bytes) -> Mcp
     params = parse_json_object(params_json) if params_json else {}
     _check_version(version, params)
     name = name_of(method, params)
-    _check_name(name)
+    check_name(name)
     arguments = params.get("arguments")
     if arguments is None:
         arguments = {}
@@ -208,7 +209,7 @@ def _check_version(version: str, params: Mapping[str, Any]) -> None:
         raise Malformed("protocol_version must mirror the version in params._meta")
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     if len(name) > _MAX_NAME_CHARS:
         raise Malformed(f"names are limited to {_MAX_NAME_CHARS} characters")
     if name.isascii() and name.isprintable():
