@@ -1,0 +1,3 @@
+from secure_mcp_grpc.cli import main
+
+main()

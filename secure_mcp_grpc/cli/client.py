@@ -1,0 +1,132 @@
+"""`secure-mcp-grpc list` and `call`: an MCP client over mutual TLS gRPC."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from secure_mcp_grpc.cli.options import HomeOption
+from secure_mcp_grpc.errors import UserError
+
+if TYPE_CHECKING:
+    from mcp import Client
+
+__all__ = ["call_tool", "list_tools"]
+
+_IDENTITY_HELP = "Who calls: a name under DIR/certs, or a directory with tls.crt, tls.key and ca.crt."
+AsOption = Annotated[str, typer.Option("--as", help=_IDENTITY_HELP, metavar="IDENTITY")]
+ServerOption = Annotated[
+    str | None, typer.Option("--server", help="HOST:PORT of the sidecar.", show_default="the one running in DIR")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the raw JSON result.")]
+
+_EXIT_CODES = {"PERMISSION_DENIED": 4, "UNAUTHENTICATED": 4, "RESOURCE_EXHAUSTED": 5}
+_MCP_ERROR, _UNAVAILABLE = 3, 6
+
+
+def list_tools(
+    as_: AsOption, server: ServerOption = None, home: HomeOption = None, as_json: JsonOption = False
+) -> None:
+    """List the tools of the protected server."""
+
+    async def work(client: "Client") -> int:
+        tools = (await client.list_tools()).tools
+        if as_json:
+            _print_json([tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools])
+            return 0
+        table = Table("Tool", "Arguments", "Description")
+        for tool in tools:
+            arguments = ", ".join((tool.input_schema or {}).get("properties", {}))
+            table.add_row(escape(tool.name), escape(arguments), escape((tool.description or "").strip().split("\n")[0]))
+        Console().print(table)
+        return 0
+
+    raise typer.Exit(_run(as_, server, home, work))
+
+
+def call_tool(
+    tool: Annotated[str, typer.Argument(help="Name of the tool.")],
+    as_: AsOption,
+    arguments: Annotated[str, typer.Argument(help="Arguments, a JSON object.", metavar="JSON")] = "{}",
+    server: ServerOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Call a tool.
+
+    Exit codes: 0 done, 1 the tool reports an error, 3 an MCP error, 4 refused, 5 rate limited, 6 unavailable.
+    """
+    try:
+        parsed = json.loads(arguments)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the arguments are not JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise UserError('the arguments must be a JSON object, like {"timezone": "UTC"}')
+
+    async def work(client: "Client") -> int:
+        result = await client.call_tool(tool, parsed)
+        dumped = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+        if as_json:
+            _print_json(dumped)
+        else:
+            for block in dumped.get("content", []):
+                Console().print(block.get("text") or json.dumps(block), markup=False, highlight=False)
+        return 1 if dumped.get("isError") else 0
+
+    raise typer.Exit(_run(as_, server, home, work))
+
+
+def _run(as_: str, server: str | None, home: Any, work: Callable[["Client"], Awaitable[int]]) -> int:
+    from secure_mcp_grpc.stack.home import Home
+    from secure_mcp_grpc.stack.probes import endpoint
+
+    directory = Home.locate(home)
+    address = server or endpoint(directory.run_dir, "envoy", "mcp")
+    if address is None:
+        raise UserError(f"nothing is running in {directory.root}; name the sidecar: --server HOST:PORT")
+    return asyncio.run(_connect(address, directory.identity(as_), work))
+
+
+async def _connect(address: str, identity: Any, work: Callable[["Client"], Awaitable[int]]) -> int:
+    from mcp import Client, MCPError
+    from mcp_bridge.client import Identity, grpc_transport
+
+    try:
+        async with Client(grpc_transport(address, identity=Identity.from_directory(identity))) as client:
+            return await work(client)
+    except MCPError as error:
+        return _show(error)
+    except ExceptionGroup as group:
+        # Task groups of the SDK wrap what one request met.
+        errors = _leaves(group)
+        if len(errors) == 1 and isinstance(errors[0], MCPError):
+            return _show(errors[0])
+        raise
+
+
+def _show(error: Any) -> int:
+    data = error.error.data if isinstance(error.error.data, dict) else {}
+    status = data.get("grpcStatus")
+    if status is None:
+        kind, code = f"MCP error {error.error.code}", _MCP_ERROR
+    else:
+        kind, code = status, _EXIT_CODES.get(status, _UNAVAILABLE)
+    Console(stderr=True).print(f"[bold red]{kind}[/]: {escape(error.error.message)}", highlight=False)
+    return code
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

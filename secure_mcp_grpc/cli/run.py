@@ -1,0 +1,152 @@
+"""`secure-mcp-grpc up` and `demo`."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from secure_mcp_grpc.cli.options import HomeOption
+from secure_mcp_grpc.errors import UserError
+
+if TYPE_CHECKING:
+    from secure_mcp_grpc.stack.home import Home
+
+__all__ = ["demo", "running", "up"]
+
+_UPSTREAM_HELP = "URL of a streamable HTTP server (http://…/mcp), or an in-process server (package.module:server)."
+
+
+def up(
+    command: Annotated[list[str] | None, typer.Argument(help="Command that starts the MCP server (stdio).")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings, sidecar.yaml.", envvar="MCP_CONFIG")] = None,
+    upstream: Annotated[str | None, typer.Option(help=_UPSTREAM_HELP)] = None,
+    home: HomeOption = None,
+    without: Annotated[list[str] | None, typer.Option(help="Leave out store, sink or dashboard.")] = None,
+) -> None:
+    """Protect an MCP server: secure-mcp-grpc up -- python -m mcp_server_time"""
+    from secure_mcp_grpc import logs
+    from secure_mcp_grpc.settings import read_config
+    from secure_mcp_grpc.stack.home import Home
+
+    logs.configure("up")
+    document = read_config(config) if config else {}
+    bridge = dict(document.get("bridge", {}))
+    if served := _upstream(command or [], upstream):
+        if bridge.get("upstreams"):
+            raise UserError(f"{config} names upstreams already; drop them or the command")
+        document["bridge"] = {**bridge, "upstreams": served}
+    elif not bridge.get("upstreams"):
+        raise UserError("nothing to protect: give a command after --, or --upstream, or bridge.upstreams in --config")
+    asyncio.run(_up(Home.locate(home), document, tuple(without or ())))
+
+
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the traffic.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; implies --once.")] = False,
+    home: Annotated[
+        Path | None, typer.Option("--dir", help="Keep everything here, not in a temporary directory.")
+    ] = None,
+) -> None:
+    """Run the whole chain in front of two real MCP servers and send real traffic through it.
+
+    Exit code 0 only if every outcome was the expected one and every request is found in the store.
+    """
+    from secure_mcp_grpc.demo.run import run_demo
+
+    raise typer.Exit(run_demo(home=home, once=once or as_json, as_json=as_json))
+
+
+def _upstream(command: list[str], upstream: str | None) -> dict[str, Any]:
+    if command and upstream:
+        raise UserError("give either a command after -- or --upstream, not both")
+    if command:
+        return {"server": {"command": command}}
+    if upstream is None:
+        return {}
+    if upstream.startswith(("http://", "https://")):
+        return {"server": {"url": upstream}}
+    if ":" in upstream:
+        return {"server": {"target": upstream}}
+    raise UserError(f"--upstream {upstream}: neither an http(s) URL nor package.module:server")
+
+
+async def _up(home: "Home", document: dict[str, Any], without: tuple[str, ...]) -> None:
+    from secure_mcp_grpc.lifecycle import stop_event
+
+    stopping = stop_event()
+    async with running(home, document, without=without, log_dir=None, stopping=stopping):
+        if not stopping.is_set():
+            _tell(home)
+        await stopping.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    home: "Home",
+    document: dict[str, Any],
+    *,
+    stopping: asyncio.Event,
+    without: tuple[str, ...] = (),
+    log_dir: Path | None,
+) -> AsyncIterator[None]:
+    """The whole stack, up while the block runs; a `stopping` that is set meanwhile cuts the start short.
+
+    Parts log to our stderr, or to files in `log_dir`.
+    """
+    from secure_mcp_grpc.stack.compose import compose
+    from secure_mcp_grpc.stack.supervisor import Supervisor, hold_lock
+
+    home.prepare()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(hold_lock(home.run_dir))
+        composed = stack.enter_context(compose(home, document, without=without, text_logs=sys.stderr.isatty()))
+
+        def output(part: str) -> Any:
+            if log_dir is None:
+                return sys.stderr
+            return stack.enter_context((log_dir / f"{part}.log").open("a", encoding="utf-8"))
+
+        supervisor = Supervisor(composed.stages, home.run_dir, output)
+        try:
+            await _unless(stopping, supervisor.start())
+            yield
+        finally:
+            await supervisor.stop()
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, but give it up as soon as `stopping` is set."""
+    working = asyncio.create_task(work)
+    waiting = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+    finally:
+        waiting.cancel()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+def _tell(home: "Home") -> None:
+    """Where clients connect, and how."""
+    from secure_mcp_grpc.stack.probes import endpoint
+
+    console = Console(stderr=True)
+    address = endpoint(home.run_dir, "envoy", "mcp")
+    console.print(f"\n[bold]Protected MCP server:[/] {address} (gRPC over mutual TLS)")
+    if dashboard := endpoint(home.run_dir, "dashboard", "http"):
+        console.print(f"[bold]Dashboard:[/] {dashboard}")
+    console.print(f"[bold]Policy:[/] {home.policy} (in force within 2 s of a change)")
+    console.print(f"[bold]Try:[/] secure-mcp-grpc list --dir {home.root} --as IDENTITY")
+    console.print(
+        "[bold]Python:[/] async with mcp.Client(grpc_transport("
+        f'"{address}", identity=Identity.from_directory("{home.certs}/IDENTITY"))) as client: …\n',
+        markup=True,
+        highlight=False,
+    )
