@@ -128,7 +128,7 @@ def read_transport_call(rpc: str, message: bytes) -> McpCall:
 
 def read_request(request: pb.Request) -> McpCall:
     """The call in a `Request`; raises `Malformed` for one that contradicts itself or is out of bounds."""
-    if not _ID.fullmatch(request.id_json):
+    if not _ID.fullmatch(request.id_json) or not _is_utf8(request.id_json):
         raise Malformed("id_json must be a JSON string or integer")
     call = _read(request.method, request.protocol_version, request.session_id, request.params_json)
     if call.name != request.name:
@@ -174,6 +174,14 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
     if len({key.casefold() for key in value}) != len(value):
         raise Malformed("params_json has keys that differ in case only")
     return value
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _session_call(method: str, session_id: str) -> McpCall:
