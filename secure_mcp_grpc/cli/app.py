@@ -1,4 +1,7 @@
-"""The commands' tree. Each command imports what it needs when it runs, so that --help is quick and extras stay extra."""
+"""The commands' tree.
+
+Each command imports what it needs when it runs, so that --help is quick and extras stay extra.
+"""
 
 import typer
 

@@ -95,6 +95,7 @@ def _run(as_: str, server: str | None, home: Any, work: Callable[["Client"], Awa
 
 async def _connect(address: str, identity: Any, work: Callable[["Client"], Awaitable[int]]) -> int:
     from mcp import Client, MCPError
+
     from mcp_bridge.client import Identity, grpc_transport
 
     try:

@@ -1,1 +1,1 @@
-"""The demo: the whole chain on this machine, in front of two real MCP servers, with real traffic from three identities."""
+"""The demo: the whole chain on this machine, two real MCP servers behind it, three identities in front."""

@@ -73,6 +73,7 @@ async def send_traffic(address: str, certs: Path, repository: Path, *, burst: in
 @contextlib.asynccontextmanager
 async def _client(log: TrafficLog, address: str, identity: Path) -> AsyncIterator["Client"]:
     from mcp import Client
+
     from mcp_bridge.client import Identity, grpc_transport
 
     transport = grpc_transport(
@@ -102,7 +103,7 @@ async def _burst(log: TrafficLog, who: str, client: "Client", burst: int, allowe
     came: dict[Outcome, int] = {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
     good = set(came) == {"allowed", "limited"} and allowed_burst <= came["allowed"] < burst
     expected = f"{allowed_burst} or a few more allowed, the rest limited"
-    log.steps.append(Step(who, f"tools/call get_current_time × {burst} at once", expected, came, good))
+    log.steps.append(Step(who, f"tools/call get_current_time, {burst} at once", expected, came, good))
 
 
 async def _outcome(client: "Client", tool: str, arguments: Mapping[str, Any]) -> tuple[Outcome, str]:

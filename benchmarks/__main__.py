@@ -1,0 +1,144 @@
+"""A small tool call on one in-process server: SDK streamable HTTP, unsecured, against the whole chain, logging on."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mcp import Client
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Throughput, latencies, quantile, resident_mib, throughput
+from mcp_bridge.client import Identity, grpc_transport
+from secure_mcp_grpc import certs, logs
+from secure_mcp_grpc.cli.run import running
+from secure_mcp_grpc.stack.home import Home
+from secure_mcp_grpc.stack.probes import endpoint
+from secure_mcp_grpc.stack.supervisor import read_state
+
+ROUNDS = 8
+CALLS_PER_ROUND = 150
+CONCURRENCY = 16
+THROUGHPUT_CALLS = 1500
+POLICY = "p, bench, *, *, allow\n"
+
+
+async def main() -> None:
+    logs.configure("bench", level="WARNING")
+    with tempfile.TemporaryDirectory(prefix="smg-") as directory:
+        home = Home(Path(directory))
+        async with _plain_http() as (url, http_pid), _chain(home) as (address, pids):
+            identity = Identity.from_directory(home.certs / "bench")
+            idle = {name: resident_mib(pid) for name, pid in pids.items()}
+            async with Client(url) as plain, Client(grpc_transport(address, identity=identity)) as secured:
+                await _report(plain, secured, {"server (HTTP)": http_pid}, pids, idle)
+
+
+async def _report(
+    plain: Client, secured: Client, http: Mapping[str, int], pids: Mapping[str, int], idle: Mapping[str, float]
+) -> None:
+    await latencies(plain, 50)
+    await latencies(secured, 50)
+    rounds = [
+        (await latencies(plain, CALLS_PER_ROUND), await latencies(secured, CALLS_PER_ROUND)) for _ in range(ROUNDS)
+    ]
+    me = {"client": os.getpid()}
+    loaded = [
+        (
+            await throughput(plain, THROUGHPUT_CALLS, CONCURRENCY, {**http, **me}),
+            await throughput(secured, THROUGHPUT_CALLS, CONCURRENCY, {**pids, **me}),
+        )
+        for _ in range(3)
+    ]
+    console = Console(width=110)
+    console.print(_latency_table(rounds, loaded))
+    console.print(_cpu_table(loaded[-1]))
+    console.print(_memory_table(pids, idle))
+
+
+def _latency_table(rounds: list[tuple[list[float], list[float]]], loaded: list[tuple[Throughput, Throughput]]) -> Table:
+    table = Table("", "streamable HTTP, unsecured", "chain", "ratio (median of rounds)", title="Small tool call")
+    for label, q in (("p50, ms", 0.5), ("p99, ms", 0.99)):
+        plain = [quantile(a, q) * 1e3 for a, _ in rounds]
+        chain = [quantile(b, q) * 1e3 for _, b in rounds]
+        ratio = statistics.median(b / a for a, b in zip(plain, chain, strict=True))
+        table.add_row(label, f"{statistics.median(plain):.2f}", f"{statistics.median(chain):.2f}", f"{ratio:.2f}")
+    ratio = statistics.median(b.calls_per_s / a.calls_per_s for a, b in loaded)
+    plain_rate, chain_rate = (statistics.median(pair[i].calls_per_s for pair in loaded) for i in (0, 1))
+    table.add_row(f"calls/s at {CONCURRENCY}", f"{plain_rate:.0f}", f"{chain_rate:.0f}", f"{ratio:.2f}")
+    return table
+
+
+def _cpu_table(pair: tuple[Throughput, Throughput]) -> Table:
+    table = Table("CPU per call, µs", "streamable HTTP", "chain", title=f"CPU at concurrency {CONCURRENCY}")
+    plain, chain = (side.cpu_us for side in pair)
+    for name in dict.fromkeys([*plain, *chain]):
+        table.add_row(name, *(f"{side[name]:.0f}" if name in side else "" for side in (plain, chain)))
+    table.add_row("total", f"{sum(plain.values()):.0f}", f"{sum(chain.values()):.0f}", end_section=True)
+    return table
+
+
+def _memory_table(pids: Mapping[str, int], idle: Mapping[str, float]) -> Table:
+    table = Table("Process", "idle, MiB", "after the run, MiB", title="Resident memory")
+    for name, pid in pids.items():
+        table.add_row(name, f"{idle[name]:.0f}", f"{resident_mib(pid):.0f}")
+    sidecar = sum(idle[name] for name in ("envoy", "authz", "bridge"))
+    table.add_row("envoy + authz + bridge", f"{sidecar:.0f}", f"aim: below 200; {'met' if sidecar < 200 else 'missed'}")
+    return table
+
+
+@contextlib.asynccontextmanager
+async def _plain_http() -> AsyncIterator[tuple[str, int]]:
+    """The server of `benchmarks.server` behind the SDK's own streamable HTTP, in a process of its own."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.server", str(listener.fileno()), pass_fds=[listener.fileno()]
+    )
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", process.pid
+    finally:
+        process.terminate()
+        await process.wait()
+        listener.close()
+
+
+@contextlib.asynccontextmanager
+async def _chain(home: Home) -> AsyncIterator[tuple[str, Mapping[str, int]]]:
+    """The same server behind the whole chain, in process of the bridge; limits out of the way, logging on."""
+    home.prepare()
+    certs.init_ca(home.ca, "bench.mcp")
+    certs.issue(home.ca, home.certs / "sidecar", "sidecar", "bench.mcp", dns=["localhost"], ips=["127.0.0.1"])
+    certs.issue(home.ca, home.certs / "bench", "bench", "bench.mcp")
+    home.policy.write_text(POLICY, encoding="utf-8")
+    (home.root / "logs").mkdir()
+    async with running(home, _settings(), without=("dashboard",), log_dir=home.root / "logs", stopping=asyncio.Event()):
+        address = str(endpoint(home.run_dir, "envoy", "mcp"))
+        yield address, {name: part["pid"] for name, part in read_state(home.run_dir).items() if part["pid"]}
+
+
+def _settings() -> dict[str, dict[str, Any]]:
+    plenty = 1_000_000
+    return {
+        "common": {"trust_domains": ["bench.mcp"], "node_id": "bench"},
+        "server": {"host": "127.0.0.1", "port": 0},
+        "limits": {
+            "per_client_per_second": plenty,
+            "per_client_burst": plenty,
+            "per_tool_per_second": plenty,
+            "per_tool_burst": plenty,
+        },
+        "authz": {"metrics_port": 0},
+        "bridge": {"metrics_port": 0, "upstreams": {"bench": {"target": "benchmarks.server:server"}}},
+        "sink": {"metrics_port": 0},
+        "store": {"metrics_port": 0, "port": 0},
+    }
+
+
+asyncio.run(main())
