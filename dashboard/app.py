@@ -1,0 +1,16 @@
+"""The Streamlit script: navigation, the controls that all pages share, and the page that was asked for."""
+
+import streamlit as st
+
+from dashboard.views import controls, overview, security, traffic
+
+st.set_page_config(page_title="Secure MCP-gRPC", page_icon=":material/shield_lock:", layout="wide")
+chosen = st.navigation(
+    [
+        st.Page(overview.page, title="Overview", icon=":material/monitoring:", url_path="overview", default=True),
+        st.Page(traffic.page, title="Traffic flow", icon=":material/account_tree:", url_path="traffic"),
+        st.Page(security.page, title="Security", icon=":material/shield:", url_path="security"),
+    ]
+)
+controls.draw()
+chosen.run()

@@ -1,0 +1,259 @@
+"""Every question that the dashboard asks the store: constant SQL with bound parameters.
+
+No value is ever written into a statement: values travel as ClickHouse query
+parameters (`{name:Type}`). Each query asks for one row more than it shows, so
+that the store module can tell a cut answer from a complete one.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from dashboard.window import Filters, Window
+
+__all__ = [
+    "ACTIVITY",
+    "ALL",
+    "CHOICES",
+    "FLOWS",
+    "HANDSHAKES",
+    "HANDSHAKE_TIMELINE",
+    "LIMITS",
+    "PING",
+    "REASONS",
+    "REFUSALS",
+    "SUMMARY",
+    "TIMELINE",
+    "TOOLS",
+    "Parameters",
+    "Query",
+    "parameters",
+]
+
+type_of_value = int | list[str]
+Parameters = dict[str, type_of_value]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A statement that ends in `LIMIT {max_rows:UInt32}`, its name in metrics and the rows it shows at most."""
+
+    name: str
+    sql: str
+    max_rows: int
+
+
+def parameters(window: Window, filters: Filters) -> Parameters:
+    """Values for every query of this module; a query uses those that its statement names."""
+    return {
+        "start_us": window.start_us,
+        "end_us": window.end_us,
+        "previous_us": window.previous_us,
+        "bucket_s": window.bucket_s,
+        "identities": list(filters.identities),
+        "servers": list(filters.servers),
+        "methods": list(filters.methods),
+        "tools": list(filters.tools),
+        "outcomes": list(filters.outcomes),
+    }
+
+
+_SPAN: Final = """
+    ts >= fromUnixTimestamp64Micro({start_us:Int64}, 'UTC')
+    AND ts < fromUnixTimestamp64Micro({end_us:Int64}, 'UTC')
+"""
+_KEPT: Final = """
+    (empty({identities:Array(String)}) OR has({identities:Array(String)}, identity))
+    AND (empty({servers:Array(String)}) OR has({servers:Array(String)}, server))
+    AND (empty({methods:Array(String)}) OR has({methods:Array(String)}, method))
+    AND (empty({tools:Array(String)}) OR has({tools:Array(String)}, tool))
+    AND (empty({outcomes:Array(String)}) OR has({outcomes:Array(String)}, outcome))
+"""
+
+PING: Final = Query("ping", "SELECT 1 AS up LIMIT {max_rows:UInt32}", 1)
+
+ACTIVITY: Final = Query(
+    "activity",
+    """
+    SELECT 'requests' AS source, count() AS stored, max(ts) AS latest FROM requests
+    UNION ALL
+    SELECT 'handshakes' AS source, count() AS stored, max(ts) AS latest FROM handshakes
+    LIMIT {max_rows:UInt32}
+    """,
+    2,
+)
+"""How much is stored at all, and when the latest of it happened: tells an empty store from an empty window."""
+
+SUMMARY: Final = Query(
+    "summary",
+    f"""
+    SELECT
+        ts >= fromUnixTimestamp64Micro({{start_us:Int64}}, 'UTC') AS current,
+        count() AS requests,
+        countIf(outcome = 'allowed') AS allowed,
+        countIf(outcome = 'denied') AS denied,
+        countIf(outcome = 'limited') AS limited,
+        countIf(outcome = 'error') AS error,
+        countIf(outcome = 'unavailable') AS unavailable,
+        countIf(outcome = 'cancelled') AS cancelled,
+        uniqExactIf(identity, identity != '') AS identities,
+        uniqExactIf(tool, method = 'tools/call' AND tool != '') AS tools,
+        sum(request_bytes) AS request_bytes,
+        sum(response_bytes) AS response_bytes,
+        quantilesIf(0.5, 0.95, 0.99)(duration_us, outcome = 'allowed') AS duration_us
+    FROM requests
+    WHERE ts >= fromUnixTimestamp64Micro({{previous_us:Int64}}, 'UTC')
+        AND ts < fromUnixTimestamp64Micro({{end_us:Int64}}, 'UTC')
+        AND {_KEPT}
+    GROUP BY current
+    ORDER BY current DESC
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608 - constants of this module only
+    2,
+)
+
+TIMELINE: Final = Query(
+    "timeline",
+    f"""
+    SELECT
+        intDiv(toUnixTimestamp(ts), {{bucket_s:UInt32}}) * {{bucket_s:UInt32}} AS bucket,
+        outcome,
+        count() AS requests
+    FROM requests
+    WHERE {_SPAN} AND {_KEPT}
+    GROUP BY bucket, outcome
+    ORDER BY bucket, outcome
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    2000,
+)
+
+TOOLS: Final = Query(
+    "tools",
+    f"""
+    SELECT
+        method,
+        tool,
+        count() AS requests,
+        countIf(outcome = 'allowed') AS allowed,
+        countIf(outcome IN ('denied', 'limited')) AS refused,
+        countIf(outcome IN ('error', 'unavailable', 'cancelled')) AS failed,
+        quantilesIf(0.5, 0.95)(duration_us, outcome = 'allowed') AS duration_us
+    FROM requests
+    WHERE {_SPAN} AND {_KEPT}
+    GROUP BY method, tool
+    ORDER BY requests DESC, method, tool
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    100,
+)
+
+FLOWS: Final = Query(
+    "flows",
+    f"""
+    SELECT
+        identity, method, tool, outcome,
+        count() AS calls,
+        sum(request_bytes + response_bytes) AS bytes
+    FROM requests
+    WHERE {_SPAN} AND {_KEPT}
+    GROUP BY identity, method, tool, outcome
+    ORDER BY calls DESC, identity, method, tool, outcome
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    1000,
+)
+
+REASONS: Final = Query(
+    "reasons",
+    f"""
+    SELECT identity, method, tool, reason, rule, count() AS requests, max(ts) AS latest
+    FROM requests
+    WHERE outcome = 'denied' AND {_SPAN} AND {_KEPT}
+    GROUP BY identity, method, tool, reason, rule
+    ORDER BY requests DESC, identity, method, tool, reason, rule
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    200,
+)
+
+LIMITS: Final = Query(
+    "limits",
+    f"""
+    SELECT identity, method, tool, details, count() AS requests, min(ts) AS earliest, max(ts) AS latest
+    FROM requests
+    WHERE outcome = 'limited' AND {_SPAN} AND {_KEPT}
+    GROUP BY identity, method, tool, details
+    ORDER BY requests DESC, identity, method, tool, details
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    200,
+)
+
+REFUSALS: Final = Query(
+    "refusals",
+    f"""
+    SELECT
+        ts, outcome, identity, user, method, tool, reason, rule, grpc_status, peer_address, spiffe_id, request_id
+    FROM requests
+    WHERE outcome IN ('denied', 'limited') AND {_SPAN} AND {_KEPT}
+    ORDER BY ts DESC
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    200,
+)
+
+HANDSHAKES: Final = Query(
+    "handshakes",
+    f"""
+    SELECT ts, failure, claimed_id, claimed_subject, sni, tls_version, peer_address
+    FROM handshakes
+    WHERE {_SPAN}
+    ORDER BY ts DESC
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    200,
+)
+
+HANDSHAKE_TIMELINE: Final = Query(
+    "handshake_timeline",
+    f"""
+    SELECT intDiv(toUnixTimestamp(ts), {{bucket_s:UInt32}}) * {{bucket_s:UInt32}} AS bucket, count() AS handshakes
+    FROM handshakes
+    WHERE {_SPAN}
+    GROUP BY bucket
+    ORDER BY bucket
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    2000,
+)
+
+CHOICES: Final = Query(
+    "choices",
+    f"""
+    SELECT
+        arraySort(groupUniqArray(200)(toString(identity))) AS identities,
+        arraySort(groupUniqArray(200)(toString(server))) AS servers,
+        arraySort(groupUniqArray(200)(toString(method))) AS methods,
+        arraySort(groupUniqArray(200)(tool)) AS tools
+    FROM requests
+    WHERE {_SPAN}
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    1,
+)
+"""What the filters offer: up to 200 values each."""
+
+ALL: Final = (
+    PING,
+    ACTIVITY,
+    SUMMARY,
+    TIMELINE,
+    TOOLS,
+    FLOWS,
+    REASONS,
+    LIMITS,
+    REFUSALS,
+    HANDSHAKES,
+    HANDSHAKE_TIMELINE,
+    CHOICES,
+)

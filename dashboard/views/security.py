@@ -1,0 +1,124 @@
+"""Security: what was refused and why, who ran into limits, and which connections never got in."""
+
+import streamlit as st
+
+from dashboard import charts, queries
+from dashboard.store import Answer
+from dashboard.views import data, parts
+from dashboard.views.controls import Scope
+from dashboard.window import OUTCOMES, REFUSED, Filters, Window
+
+__all__ = ["page"]
+
+
+def page() -> None:
+    st.title("Security")
+    parts.live(_body)
+
+
+def _body(scope: Scope, window: Window) -> None:
+    handshakes = data.ask(queries.HANDSHAKE_TIMELINE, window, Filters())
+    summary = data.ask(queries.SUMMARY, window, scope.filters).frame
+    now = summary[summary["current"].astype(bool)]
+    counts = {name: int(now.iloc[0][name]) if len(now) else 0 for name in OUTCOMES}
+    first = st.columns(4)
+    first[0].metric("Denied", f"{counts['denied']:,}", help="Requests that policy or identity checks refused.")
+    first[1].metric("Rate limited", f"{counts['limited']:,}", help="Requests over a limit of the caller or the tool.")
+    first[2].metric(
+        "Failed handshakes",
+        f"{int(handshakes.frame['handshakes'].sum()):,}",
+        help="Connections that TLS refused.",
+    )
+    first[3].metric("Unavailable", f"{counts['unavailable']:,}", help="Nobody could decide or answer; nothing passed.")
+    _denials(scope, window)
+    _limits(scope, window)
+    _handshakes(handshakes, window)
+
+
+def _with_target(answer: Answer) -> Answer:
+    target = [charts.target_text(row.method, row.tool) for row in answer.frame.itertuples()]
+    return Answer(answer.frame.assign(target=target), answer.truncated)
+
+
+def _denials(scope: Scope, window: Window) -> None:
+    st.subheader("Refused requests")
+    timeline = data.ask(queries.TIMELINE, window, scope.filters).frame
+    timeline = timeline[timeline["outcome"].isin(REFUSED)]
+    if timeline.empty:
+        st.success("Nothing was refused in this time range.", icon=":material/check:")
+        return
+    width = charts.bucket_text(window.bucket_s)
+    alt = f"Bars of denied and rate limited requests per {width} over time. The tables below list them."
+    parts.chart(charts.outcome_bars(timeline, window), key="refusal-timeline", alt=alt)
+    reasons = _with_target(data.ask(queries.REASONS, window, scope.filters))
+    if len(reasons.frame):
+        st.markdown("**Why policy refused**")
+        columns = {
+            "identity": "Identity",
+            "target": st.column_config.TextColumn("Tool or method", width="medium"),
+            "reason": "Reason",
+            "rule": st.column_config.TextColumn("Rule", help="The policy rule that matched; empty where none did."),
+            "requests": parts.count_column("Requests"),
+            "latest": parts.time_column("Latest (UTC)"),
+        }
+        parts.table(reasons, columns, key="reasons", alt="Denied requests by identity, tool, reason and rule")
+    st.markdown("**Each refusal, newest first**")
+    columns = {
+        "ts": parts.time_column(),
+        "identity": "Identity",
+        "user": "User",
+        "target": st.column_config.TextColumn("Tool or method", width="medium"),
+        "outcome": "Outcome",
+        "reason": "Reason",
+        "rule": "Rule",
+        "grpc_status": st.column_config.NumberColumn("gRPC status"),
+        "peer_address": "Peer",
+        "spiffe_id": "SPIFFE ID",
+        "request_id": "Request ID",
+    }
+    refusals = _with_target(data.ask(queries.REFUSALS, window, scope.filters))
+    parts.table(refusals, columns, key="refusals", alt="Refused requests, newest first")
+
+
+def _limits(scope: Scope, window: Window) -> None:
+    st.subheader("Rate limits")
+    limits = _with_target(data.ask(queries.LIMITS, window, scope.filters))
+    if limits.frame.empty:
+        st.caption("Nobody ran into a limit in this time range.")
+        return
+    columns = {
+        "identity": "Identity",
+        "target": st.column_config.TextColumn(
+            "Tool or method", width="medium", help="Empty of a name where the limit struck before the message was read."
+        ),
+        "details": "Limit",
+        "requests": parts.count_column("Requests"),
+        "earliest": parts.time_column("First (UTC)"),
+        "latest": parts.time_column("Latest (UTC)"),
+    }
+    parts.table(limits, columns, key="limits", alt="Rate limited requests by identity and tool")
+
+
+def _handshakes(timeline: Answer, window: Window) -> None:
+    st.subheader("Failed handshakes")
+    st.caption(
+        "Connections that TLS refused. The names in them are **claims** that nobody verified: they identify no one. "
+        "Filters do not apply here."
+    )
+    if timeline.frame.empty:
+        st.caption("No handshake failed in this time range.")
+        return
+    width = charts.bucket_text(window.bucket_s)
+    alt = f"Bars of failed handshakes per {width} over time. The table below lists them."
+    parts.chart(charts.handshake_bars(timeline.frame, window), key="handshake-timeline", alt=alt)
+    columns = {
+        "ts": parts.time_column(),
+        "failure": st.column_config.TextColumn("Why", width="large"),
+        "claimed_id": st.column_config.TextColumn("Claimed ID (unverified)", width="medium"),
+        "claimed_subject": st.column_config.TextColumn("Claimed subject (unverified)", width="medium"),
+        "sni": "Server name asked",
+        "tls_version": "TLS",
+        "peer_address": "Peer",
+    }
+    failed = data.ask(queries.HANDSHAKES, window, Filters())
+    parts.table(failed, columns, key="handshakes", alt="Failed handshakes, newest first")
