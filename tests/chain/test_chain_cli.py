@@ -1,0 +1,175 @@
+"""Starting and stopping as a user does: clear errors, nothing left behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import RECORDER, make_home, make_repository, run_cli, sidecar_yaml, until
+
+from secure_mcp_grpc.stack.home import Home
+from secure_mcp_grpc.stack.supervisor import read_state
+
+SERVER = ("--", sys.executable, "-m", "mcp_server_time")
+QUIET = {
+    "MCP_SERVER_PORT": "0",
+    "MCP_STORE_PORT": "0",
+    "MCP_DASHBOARD_PORT": "0",
+    **{f"MCP_{part}_METRICS_PORT": "0" for part in ("AUTHZ", "BRIDGE", "SINK", "STORE", "DASHBOARD")},
+    "MCP_TRUST_DOMAINS": "test.mcp",
+}
+
+
+@pytest.fixture
+def home(root: Path) -> Home:
+    directory = root / "h"
+    if directory.exists():
+        return Home(directory)
+    return make_home(directory)
+
+
+def processes_of(root: Path) -> list[str]:
+    """Command lines of processes that have to do with `root`."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(root) in (words := " ".join([*process.cmdline(), *process.environ().values()])):
+                found.append(words[:200])
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return [words for words in found if "pytest" not in words]
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("secure-mcp-grpc: "), result.stderr
+    for word in words:
+        assert word in last, last
+    assert "Traceback" not in result.stderr
+
+
+def up(home: Home, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return run_cli("up", "--dir", str(home.root), *arguments, env={**QUIET, **env})
+
+
+def test_a_busy_port_is_named(home: Home) -> None:
+    """Issue: a busy port: one clear line; exit code 2; nothing left running."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for variable in ("MCP_SERVER_PORT", "MCP_DASHBOARD_PORT", "MCP_AUTHZ_METRICS_PORT"):
+            assert_one_line(up(home, *SERVER, **{variable: port}), port)
+    assert processes_of(home.root) == []
+
+
+def test_a_missing_certificate_is_named(home: Home) -> None:
+    """Issue: a missing certificate: one clear line that names the thing and what to do."""
+    result = up(home, *SERVER, MCP_CERT_PATH="/nonexistent/tls.crt")
+    assert_one_line(result, "/nonexistent/tls.crt")
+    assert processes_of(home.root) == []
+
+
+def test_a_home_without_certificates_says_how_to_make_them(tmp_path: Path) -> None:
+    """Issue: what to do."""
+    result = run_cli("up", "--dir", str(tmp_path / "new"), *SERVER, env=QUIET)
+    assert_one_line(result, "tls.crt", "certs")
+
+
+def test_an_unreadable_policy_is_named(home: Home) -> None:
+    """Issue: an unreadable policy: one clear line; exit code 2; nothing left running."""
+    good = home.policy.read_text()
+    try:
+        home.policy.write_text("p, model-a\n")
+        assert_one_line(up(home, *SERVER), "policy.csv", "line 1")
+        home.policy.unlink()
+        assert_one_line(up(home, *SERVER), "policy.csv")
+    finally:
+        home.policy.write_text(good)
+    assert processes_of(home.root) == []
+
+
+def test_an_unknown_setting_is_named(home: Home) -> None:
+    """Issue: an unknown setting: one clear line."""
+    assert_one_line(up(home, *SERVER, MCP_AUTHZ_POLICY="x"), "MCP_AUTHZ_POLICY")
+    config = home.root / "bad.yaml"
+    config.write_text("server: {prot: 1}\n")
+    assert_one_line(up(home, "--config", str(config), *SERVER), "server.prot")
+    config.write_text("sever: {}\n")
+    assert_one_line(up(home, "--config", str(config), *SERVER), "sever")
+
+
+def test_a_server_that_cannot_be_named_is_said(home: Home) -> None:
+    """Ours: up without anything to protect says so."""
+    assert_one_line(up(home), "nothing to protect")
+    assert_one_line(up(home, "--upstream", "nonsense"), "nonsense")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_takes_five_seconds_and_leaves_nothing(root: Path, number: signal.Signals) -> None:
+    """Issue: Ctrl-C or SIGTERM stops everything within 5 s and leaves no process or socket behind."""
+    home = make_home(root / number.name)
+    config = sidecar_yaml(home, home.root / "journal.txt", make_repository(home.root / "repository"))
+    with (home.root / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            (sys.executable, "-m", "secure_mcp_grpc", "up", "--config", str(config), "--dir", str(home.root)),
+            stderr=log,
+        )
+    try:
+        until(lambda: read_state(home.run_dir).get("dashboard", {}).get("state") == "ready", 60)
+        called = run_cli("call", "echo", '{"text": "x"}', "--as", "model-a", "--dir", str(home.root))
+        assert called.returncode == 0, called.stderr
+
+        start = time.monotonic()
+        process.send_signal(number)
+        code = process.wait(10)
+        elapsed = time.monotonic() - start
+    finally:
+        process.kill()
+        process.wait()
+
+    assert code == 0, (home.root / "up.log").read_text()
+    assert elapsed < 5
+    until(lambda: processes_of(home.root) == [], 2)
+    assert [path.name for path in home.run_dir.iterdir() if path.is_socket()] == []
+
+
+def test_up_protects_a_command_without_any_file(home: Home) -> None:
+    """Issue: up -- COMMAND."""
+    environment = {**os.environ, **QUIET, "RECORDER_JOURNAL": str(home.root / "journal.txt")}
+    command = (sys.executable, "-m", "secure_mcp_grpc", "up", "--dir", str(home.root), "--without", "dashboard")
+    with (home.root / "up.log").open("wb") as log:
+        process = subprocess.Popen((*command, "--", sys.executable, str(RECORDER)), env=environment, stderr=log)
+    try:
+        until(lambda: read_state(home.run_dir).get("envoy", {}).get("state") == "ready", 60)
+        called = run_cli("call", "echo", '{"text": "hello"}', "--as", "model-a", "--dir", str(home.root))
+        assert (called.returncode, called.stdout.strip()) == (0, "hello"), called.stderr
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_the_demo_comes_out_as_expected() -> None:
+    """Issue: demo --once --json; exit status 0 only if all was as expected and every request is in the store."""
+    result = run_cli("demo", "--once", "--json", timeout_s=110)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["unexpected"] == 0
+    assert figures["tls_refused"] == 2
+    assert figures["denied"] == 3
+    assert figures["limited"] > 0
+    assert figures["sent"] == figures["allowed"] + figures["denied"] + figures["limited"] + figures["tls_refused"]
+    assert figures["rows_in_store"] == figures["sent"]
+
+
+def test_help_is_quick_and_needs_no_extra() -> None:
+    """Ours: imports that are heavy happen where they are used."""
+    code = "import sys; from secure_mcp_grpc.cli import app; print(sorted({'mcp','chdb','streamlit','casbin'} & set(sys.modules)))"
+    result = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
