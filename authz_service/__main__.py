@@ -1,0 +1,92 @@
+"""`python -m authz_service`: wires the parts together, starts them, and ends them in order."""
+
+import asyncio
+import time
+
+from authz_service.checker import Checker
+from authz_service.identity import IdentityReader
+from authz_service.journal import Journal
+from authz_service.metrics import Metrics
+from authz_service.policy_file import PolicyError
+from authz_service.reload import PolicyFiles, PolicyWatcher
+from authz_service.server import PartHealth, new_server, sink_channel
+from authz_service.service import PolicyDesk, keep_journal, keep_pruned, policy_record, watch_health
+from authz_service.settings import AuthzSettings
+from authz_service.shipper import Shipper
+from secure_mcp_grpc import lifecycle
+from secure_mcp_grpc.errors import UserError
+from secure_mcp_grpc.metrics import new_registry, serve_metrics
+
+__all__ = ["run"]
+
+PART = "authz"
+_DRAIN_S = 1.0
+_FLUSH_S = 1.0
+
+
+async def run(settings: AuthzSettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = lifecycle.stop_event()
+    socket = lifecycle.socket_path(lifecycle.private_directory(settings.run_dir), PART)
+    registry = new_registry(PART)
+    metrics = Metrics(registry)
+    files = PolicyFiles(settings.model_file, settings.policy_file, settings.decision_cache)
+    try:
+        contents = files.read()
+        policy = files.load(contents)
+    except PolicyError as error:
+        raise UserError(f"{error}; mend it, or name other files with policy_file and model_file") from None
+    journal = Journal(settings.journal_dir, settings.node_id, rotate_bytes=settings.journal_rotate_bytes)
+    channel = sink_channel(settings.sink_address or f"unix:{settings.run_dir.absolute() / 'sink.sock'}")
+    shipper = Shipper(
+        settings.journal_dir,
+        channel,
+        settings.node_id,
+        metrics,
+        max_batch=settings.ship_batch,
+        delay_s=settings.ship_delay_s,
+    )
+    journal.on_append = shipper.written
+    journal.note(policy_record(policy.version, "loaded"))
+    metrics.policy_in_force(policy.version, policy.size, time.time())
+    metrics.journal_available.set_function(lambda: float(journal.available))
+    metrics.journal_records.set_function(lambda: float(journal.seq))
+    metrics.journal_unshipped.set_function(lambda: float(shipper.unshipped))
+    identities = IdentityReader(settings.trust_domains, settings.certificate_cache)
+    checker = Checker(policy, identities, journal, metrics, max_body_bytes=settings.max_body_bytes)
+    desk = PolicyDesk(checker, journal, metrics)
+    watcher = PolicyWatcher(files, contents, desk.loaded, desk.refused, poll_s=settings.policy_poll_s)
+    health = PartHealth()
+
+    with serve_metrics(registry, settings.metrics_host, settings.metrics_port, PART) as metrics_address:
+        server = new_server(checker.check, health, socket)
+        try:
+            async with asyncio.TaskGroup() as jobs:  # a job that fails is a bug: the service ends and is restarted
+                running = [
+                    jobs.create_task(watcher.run()),
+                    jobs.create_task(keep_journal(journal, settings.journal_fsync_s)),
+                    jobs.create_task(keep_pruned(journal, shipper, settings.journal_keep_bytes)),
+                    jobs.create_task(watch_health(journal, watcher, health)),
+                ]
+                shipping = jobs.create_task(shipper.run())
+                await server.start()
+                lifecycle.announce(
+                    settings.run_dir, PART, {"grpc": f"unix:{socket.absolute()}", "metrics": metrics_address}
+                )
+                await stop.wait()
+                lifecycle.withdraw(settings.run_dir, PART)
+                await health.stopping()
+                await server.stop(grace=_DRAIN_S)
+                for job in running:
+                    job.cancel()
+                await shipper.close(shipping, timeout_s=_FLUSH_S)
+        finally:
+            lifecycle.withdraw(settings.run_dir, PART)
+            await server.stop(grace=None)
+            socket.unlink(missing_ok=True)
+            await journal.close()
+            await channel.close(grace=None)
+
+
+if __name__ == "__main__":
+    lifecycle.main(PART, AuthzSettings, run)

@@ -1,0 +1,63 @@
+"""What is asked: the MCP call in the body of the gRPC request that Envoy holds back.
+
+The body is read with the same code as mcp_bridge reads it (`calls`,
+`typed_calls`), and anything that could make two readers disagree is refused:
+query strings, partial or compressed bodies, several frames, contradicting
+lengths.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from authz_service.verdict import Code, Deny
+from secure_mcp_grpc import calls, typed_calls
+from secure_mcp_grpc.calls import Malformed, McpCall
+
+if TYPE_CHECKING:
+    from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
+
+__all__ = ["read_call"]
+
+_READERS: Final[dict[str, Callable[[str, bytes], McpCall]]] = {
+    calls.TRANSPORT: calls.read_transport_call,
+    typed_calls.TYPED: typed_calls.read_typed_call,
+}
+_SESSION: Final = f"{calls.TRANSPORT}Session"
+_CONTENT_TYPES: Final = ("application/grpc", "application/grpc+proto")
+
+
+def read_call(http: "AttributeContext.HttpRequest", max_body_bytes: int) -> McpCall | Deny:
+    """The call in `http`, or why it is none."""
+    service, _, rpc = http.path.rpartition("/")
+    reader = _READERS.get(f"{service}/")
+    if reader is None or http.path == _SESSION or not rpc.isalpha():
+        return _no_such_path(http.path)
+    if len(http.raw_body) > max_body_bytes:
+        return Deny(Code.RESOURCE_EXHAUSTED, "too_large", f"requests are limited to {max_body_bytes} bytes")
+    try:
+        _check_envelope(http)
+        return reader(rpc, calls.read_frame(http.raw_body))
+    except Malformed as error:
+        return Deny(Code.INVALID_ARGUMENT, "malformed", str(error))
+
+
+def _no_such_path(path: str) -> Deny:
+    if "?" in path or "#" in path or "%" in path:
+        return Deny(Code.INVALID_ARGUMENT, "malformed", "the path must be a gRPC method, without query or escapes")
+    if path == _SESSION:
+        return Deny(Code.PERMISSION_DENIED, "unknown_path", "pipelined sessions are not open here; use Call or Stream")
+    return Deny(Code.PERMISSION_DENIED, "unknown_path", "this gRPC method is not open here")
+
+
+def _check_envelope(http: "AttributeContext.HttpRequest") -> None:
+    """Raises `Malformed` unless Envoy saw the whole body of an ordinary unary gRPC request."""
+    headers = http.headers
+    if http.method != "POST" or headers.get("content-type") not in _CONTENT_TYPES:
+        raise Malformed("this is not a gRPC request")
+    if http.query or http.fragment or http.body:
+        raise Malformed("the request has parts that gRPC does not have")
+    if headers.get("x-envoy-auth-partial-body", "false") != "false":
+        raise Malformed("the request is too large to be judged")
+    size = len(http.raw_body)
+    if http.size != size or headers.get("content-length", str(size)) != str(size):
+        raise Malformed("the request's length contradicts itself")

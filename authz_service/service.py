@@ -1,0 +1,86 @@
+"""The running service: what happens beside the checks, and the order in which it ends."""
+
+import asyncio
+import logging
+import time
+
+from authz_service.answer import timestamp
+from authz_service.checker import Checker
+from authz_service.journal import Journal
+from authz_service.metrics import Metrics
+from authz_service.policy import Policy
+from authz_service.reload import PolicyWatcher
+from authz_service.server import PartHealth
+from authz_service.shipper import Shipper
+from secure_mcp_grpc import logs
+from secure_mcp_grpc.records import DecisionRecord
+
+__all__ = ["PolicyDesk", "keep_journal", "keep_pruned", "policy_record", "watch_health"]
+
+logger = logging.getLogger(__name__)
+
+_HEALTH_INTERVAL_S = 0.25
+_PRUNE_INTERVAL_S = 30.0
+
+
+def policy_record(version: str, reason: str, problem: str = "") -> DecisionRecord:
+    """The journal's record of a policy that was `loaded` or `refused`; `version` is the one in force afterwards."""
+    return DecisionRecord(
+        kind="policy", chain="", seq=0, ts=timestamp(time.time()), reason=reason, rule=problem, policy_version=version
+    )
+
+
+class PolicyDesk:
+    """Puts a policy in force: at the checker, in the metrics, in the journal."""
+
+    def __init__(self, checker: Checker, journal: Journal, metrics: Metrics) -> None:
+        self._checker = checker
+        self._journal = journal
+        self._metrics = metrics
+
+    def loaded(self, policy: Policy) -> None:
+        self._journal.note(policy_record(policy.version, "loaded"))
+        self._checker.policy = policy
+        self._metrics.policy_in_force(policy.version, policy.size, time.time())
+        self._metrics.policy_refused.set(0)
+        self._metrics.policy_reloads.labels("loaded").inc()
+
+    def refused(self, problem: str) -> None:
+        self._journal.note(policy_record(self._checker.policy.version, "refused", problem))
+        self._metrics.policy_refused.set(1)
+        self._metrics.policy_reloads.labels("refused").inc()
+
+
+async def keep_journal(journal: Journal, interval_s: float) -> None:
+    """Force records to the disk at an interval."""
+    while True:
+        await asyncio.sleep(interval_s)
+        await journal.sync()
+
+
+async def watch_health(journal: Journal, watcher: PolicyWatcher, health: PartHealth) -> None:
+    """Keep health true: without a journal everything is refused; with a refused policy file the old one serves."""
+    before: tuple[bool, bool] | None = None
+    while True:
+        journal.check()
+        now = (journal.available, not watcher.problem)
+        if now != before:
+            before = now
+            journal_well, policy_well = now
+            await health.component("journal", well=journal_well)
+            await health.component("policy", well=policy_well)
+            await (health.serving() if journal_well else health.not_serving())
+        await asyncio.sleep(_HEALTH_INTERVAL_S)
+
+
+async def keep_pruned(journal: Journal, shipper: Shipper, keep_bytes: int) -> None:
+    """Remove journal files that are shipped and too many."""
+    while True:
+        await asyncio.sleep(_PRUNE_INTERVAL_S)
+        try:
+            removed = journal.prune(shipper.position, keep_bytes)
+        except OSError as error:
+            logs.event(logger, logging.WARNING, "journal_not_pruned", error=error.strerror)
+            continue
+        if removed:
+            logs.event(logger, logging.INFO, "journal_pruned", files=removed)

@@ -1,0 +1,61 @@
+"""Settings of authz_service."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from secure_mcp_grpc.settings import CommonSettings
+
+__all__ = ["AuthzSettings"]
+
+_HERE = Path(__file__).parent
+
+
+class AuthzSettings(CommonSettings):
+    """Section `authz` of the file, environment variables `MCP_AUTHZ_*`."""
+
+    section: ClassVar[str] = "authz"
+    env_prefix: ClassVar[str] = "MCP_AUTHZ_"
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9090
+
+    policy_file: Path = _HERE / "policy.csv"
+    """Casbin policy (CSV). The default grants nothing."""
+
+    model_file: Path = _HERE / "model.conf"
+    """Casbin model."""
+
+    policy_poll_s: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """How often both files are looked at. A change is in force after two looks that agree."""
+
+    journal_dir: Path = Path("journal")
+    """Private directory (0700) of the decision journal and of the shipper's cursor."""
+
+    journal_fsync_s: Annotated[float, Field(ge=0.01, le=60)] = 1.0
+    """Longest time that a written record waits to be forced to the disk."""
+
+    journal_rotate_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
+    """A journal file is closed before it grows beyond this."""
+
+    journal_keep_bytes: Annotated[int, Field(ge=4096)] = 1024 * 1024 * 1024
+    """Shipped journal files are removed, oldest first, while all files together are larger than this."""
+
+    sink_address: str = ""
+    """gRPC address of the access log server; empty means `unix:<run_dir>/sink.sock`."""
+
+    ship_batch: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    """Most records in one acknowledged batch to the sink."""
+
+    ship_delay_s: Annotated[float, Field(ge=0, le=5)] = 0.2
+    """Longest time that a record waits for others to travel with."""
+
+    max_body_bytes: Annotated[int, Field(ge=1024, le=3 * 1024 * 1024)] = 1024 * 1024
+    """Largest request body that is judged; a larger one is refused."""
+
+    certificate_cache: Annotated[int, Field(ge=1)] = 1024
+    """Client certificates remembered as read."""
+
+    decision_cache: Annotated[int, Field(ge=1)] = 4096
+    """Answers of the policy remembered, until it changes."""

@@ -1,0 +1,161 @@
+"""Ships the journal to trace_sink from a cursor kept on disk, in acknowledged batches; no crash loses a record.
+
+The journal is the buffer: while the sink is away the cursor stays. A crash
+between the acknowledgement and the cursor's rename sends one batch twice; its
+records are the same to the byte, and (chain, seq) names them.
+"""
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from authz_service.journal_files import Position, read_lines
+from authz_service.metrics import Metrics
+from secure_mcp_grpc import als, headers, lifecycle, logs
+
+__all__ = ["Shipper", "read_cursor"]
+
+logger = logging.getLogger(__name__)
+
+_TS = re.compile(rb'"ts":"([0-9TZ:.+-]{20,40})"')
+_MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
+"""Half of what a gRPC server accepts by default."""
+_FIRST_RETRY_S: Final = 0.1
+_LAST_RETRY_S: Final = 5.0
+
+
+class Shipper:
+    """Follows the journal in `directory`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        channel: grpc.aio.Channel,
+        node_id: str,
+        metrics: Metrics,
+        *,
+        max_batch: int,
+        delay_s: float,
+    ) -> None:
+        self._directory = directory
+        self._channel = channel
+        self._node_id = node_id
+        self._metrics = metrics
+        self._max_batch = max_batch
+        self._delay_s = delay_s
+        self._written = asyncio.Event()
+        self._closing = asyncio.Event()
+        self.position = read_cursor(directory)
+        """Everything before it is acknowledged."""
+        self.unshipped = sum(1 for _ in _lines_after(directory, self.position))
+        """Records that the sink has not acknowledged."""
+
+    def written(self) -> None:
+        """A record was written."""
+        self.unshipped += 1
+        if not self._written.is_set():
+            self._written.set()
+
+    async def run(self) -> None:
+        """Ship until `close`; ends when everything written is acknowledged."""
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                shipped = await self._ship()
+            except (grpc.aio.AioRpcError, OSError) as error:
+                self._metrics.sink_failures.inc()
+                cause = error.code().name if isinstance(error, grpc.aio.AioRpcError) else error.strerror
+                logs.event(logger, logging.WARNING, "not_shipped", cause=cause, unshipped=self.unshipped)
+                await self._pause(retry_s)
+                retry_s = min(retry_s * 2, _LAST_RETRY_S)
+                continue
+            retry_s = _FIRST_RETRY_S
+            if not shipped:
+                if self._closing.is_set():
+                    return
+                await self._wait()
+
+    async def _ship(self) -> int:
+        """Send the next batch and move the cursor behind it; returns how many records were in it."""
+        lines, after = read_lines(self._directory, self.position, _MAX_BATCH_BYTES, self._max_batch)
+        if not lines:
+            return 0
+        await als.send_batch(self._channel, headers.LOG_AUTHZ, self._node_id, [_entry(line) for line in lines])
+        self.position = after
+        self.unshipped = max(0, self.unshipped - len(lines))
+        self._metrics.journal_shipped.inc(len(lines))
+        await asyncio.to_thread(_write_cursor, self._directory, after)
+        return len(lines)
+
+    async def close(self, task: asyncio.Task[None], *, timeout_s: float) -> None:
+        """Ship what is left within `timeout_s` seconds, then end `task` (which runs `run`). The rest keeps."""
+        self._closing.set()
+        self._written.set()
+        _, running = await asyncio.wait([task], timeout=timeout_s)
+        if running:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _wait(self) -> None:
+        """Until something is written, and then a little longer so that records travel together."""
+        await self._written.wait()
+        await self._pause(self._delay_s)
+        self._written.clear()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not while closing; then only as long as keeps this from being a busy loop."""
+        if self._closing.is_set():
+            await asyncio.sleep(min(seconds, 0.05))
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        except TimeoutError:
+            return
+
+
+def read_cursor(directory: Path) -> Position:
+    """The position kept in `directory`; the beginning where there is none that can be read."""
+    try:
+        document = json.loads(_cursor_path(directory).read_bytes())
+        return Position(int(document["file"]), int(document["offset"]))
+    except FileNotFoundError:
+        return Position()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logs.event(logger, logging.WARNING, "cursor_unreadable", error=type(error).__name__)
+        return Position()
+
+
+def _write_cursor(directory: Path, position: Position) -> None:
+    document = {"file": position.file, "offset": position.offset}
+    lifecycle.write_by_rename(_cursor_path(directory), json.dumps(document).encode(), mode=0o600)
+
+
+def _cursor_path(directory: Path) -> Path:
+    return directory / "cursor.json"
+
+
+def _lines_after(directory: Path, position: Position) -> Iterator[bytes]:
+    while True:
+        lines, position = read_lines(directory, position, _MAX_BATCH_BYTES, 10_000)
+        if not lines:
+            return
+        yield from lines
+
+
+def _entry(line: bytes) -> als.Record:
+    """The line and its time; a damaged line is shipped as it is, made text, for the sink to set aside."""
+    found = _TS.search(line)
+    try:
+        time_ns = round(datetime.fromisoformat(found[1].decode()).timestamp() * 1e6) * 1000 if found else 0
+        line.decode()
+    except ValueError:
+        return 0, line.decode(errors="backslashreplace").encode()
+    return time_ns, line
