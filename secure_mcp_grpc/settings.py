@@ -41,7 +41,7 @@ class Settings(BaseModel):
     declared with `from_env`. Lists are comma-separated in the environment.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
     section: ClassVar[str]
     env_prefix: ClassVar[str]
 
