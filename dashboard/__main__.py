@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from typing import Final
 
 from dashboard import server
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 PART: Final = "dashboard"
 _PROBE_S: Final = 2.0
-_PAGES_END_S: Final = 0.5
+_STOP_S: Final = 1.8
 
 
 async def run(settings: DashboardSettings) -> None:
@@ -35,21 +34,22 @@ async def run(settings: DashboardSettings) -> None:
         serve_metrics(metrics().registry, settings.metrics_host, settings.metrics_port, PART) as metrics_address,
     ):
         host, port = listener.getsockname()[:2]
-        server.configure(settings, (host, port), os.environ)
-        async with serve_health(socket_path) as health, server.serve(listener):
+        async with serve_health(socket_path) as health, server.serve(settings, listener):
             http = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             endpoints = {"http": http, "grpc": f"unix:{socket_path.absolute()}", "metrics": metrics_address}
             lifecycle.announce(run_dir, PART, endpoints)
             event(logger, logging.INFO, "listening", http=http)
             probe = asyncio.create_task(_probe(settings, health), name="store-probe")
             await stop.wait()
+            last_resort = threading.Timer(_STOP_S, _end_by_force)
+            last_resort.daemon = True
+            last_resort.start()
             lifecycle.withdraw(run_dir, PART)
             await health.stopping()
             probe.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await probe
     event(logger, logging.INFO, "stopped")
-    await _leave()
 
 
 async def _probe(settings: DashboardSettings, health: Health) -> None:
@@ -65,19 +65,14 @@ async def _probe(settings: DashboardSettings, health: Health) -> None:
         store.close()
 
 
-async def _leave() -> None:
+def _end_by_force() -> None:
     """End although a page still waits for the store.
 
     Streamlit runs pages in threads that Python would join at exit, for as
     long as their query takes. They only read, so nothing is lost with them.
     """
-    deadline = time.monotonic() + _PAGES_END_S
-    while any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
-        if time.monotonic() > deadline:
-            event(logger, logging.INFO, "left_with_open_queries")
-            logging.shutdown()
-            os._exit(0)
-        await asyncio.sleep(0.02)
+    event(logger, logging.WARNING, "left_with_open_pages")
+    os._exit(0)
 
 
 if __name__ == "__main__":

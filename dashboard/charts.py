@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.theme import OUTCOME_COLOURS, neutral, plain, short, translucent
+from dashboard.theme import OUTCOME_COLOURS, ink, neutral, plain, short, translucent
 from dashboard.window import OUTCOMES, REFUSED, Window
 
 __all__ = ["Flow", "bucket_text", "flows", "handshake_bars", "outcome_bars", "sankey", "target_text"]
@@ -48,9 +48,9 @@ def target_text(method: str, tool: str) -> str:
 
 def bucket_text(seconds: int) -> str:
     """A width of time in the largest unit that divides it."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+    for unit, word, size in (("d", "day", 86400), ("h", "hour", 3600), ("min", "minute", 60), ("s", "second", 1)):
         if seconds % size == 0:
-            return f"{seconds // size} {unit}"
+            return word if seconds == size else f"{seconds // size} {unit}"
     return f"{seconds} s"
 
 
@@ -96,10 +96,20 @@ def _timeline_layout(figure: go.Figure, window: Window, unit: str) -> go.Figure:
     )
     span = [f"{moment:%Y-%m-%d %H:%M:%S}" for moment in (window.start, window.end)]
     figure.update_xaxes(type="date", range=span, title="time (UTC)", showgrid=False, fixedrange=True)
+    if _tallest(figure) < 5:
+        figure.update_yaxes(dtick=1)  # no half requests
     figure.update_yaxes(
         title=f"{unit} per {bucket_text(window.bucket_s)}", rangemode="tozero", tickformat=",d", fixedrange=True
     )
     return figure
+
+
+def _tallest(figure: go.Figure) -> int:
+    heights: dict[str, int] = defaultdict(int)
+    for bars in figure.data:
+        for start, height in zip(bars.x, bars.y, strict=True):
+            heights[start] += height
+    return max(heights.values(), default=0)
 
 
 def flows(frame: pd.DataFrame) -> list[Flow]:
@@ -161,7 +171,7 @@ def sankey(links: list[Flow], measure: str, base: str) -> go.Figure:
     figure = go.Figure(
         go.Sankey(
             arrangement="snap",
-            textfont={"size": 13},
+            textfont={"size": 13, "color": ink(base)},
             node={
                 "label": [plain(short(name)) for _, name in nodes.numbers],
                 "color": [_node_colour(column, name, base) for column, name in nodes.numbers],

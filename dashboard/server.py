@@ -1,15 +1,14 @@
 """Streamlit on a listening socket of ours, inside our own event loop.
 
 `streamlit.App` is an ASGI application; uvicorn serves it on the socket that
-`__main__.py` hands over. Streamlit reads its options from the environment,
-which `configure` sets before Streamlit is imported.
+`__main__.py` hands over.
 """
 
 import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,29 +18,27 @@ from dashboard.metrics import metrics
 from dashboard.settings import DashboardSettings
 from dashboard.theme import STREAMLIT_OPTIONS
 
-__all__ = ["configure", "serve"]
+__all__ = ["serve"]
 
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_S: Final = 1
-_OPTIONS: Final[Mapping[str, str]] = {
+_OPTIONS: Final[Mapping[str, Any]] = {
     **STREAMLIT_OPTIONS,
-    "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
-    "STREAMLIT_CLIENT_SHOW_ERROR_DETAILS": "none",
-    "STREAMLIT_CLIENT_SHOW_ERROR_LINKS": "false",
-    "STREAMLIT_CLIENT_TOOLBAR_MODE": "minimal",
-    "STREAMLIT_LOGGER_ENABLE_RICH": "false",
-    "STREAMLIT_LOGGER_HIDE_WELCOME_MESSAGE": "true",
-    "STREAMLIT_RUNNER_MAGIC_ENABLED": "false",
-    "STREAMLIT_SERVER_ENABLE_AGENT_API": "false",
-    "STREAMLIT_SERVER_ENABLE_CORS": "true",
-    "STREAMLIT_SERVER_ENABLE_STATIC_SERVING": "false",
-    "STREAMLIT_SERVER_ENABLE_XSRF_PROTECTION": "true",
-    "STREAMLIT_SERVER_FILE_WATCHER_TYPE": "none",
-    "STREAMLIT_SERVER_HEADLESS": "true",
-    "STREAMLIT_SERVER_MAX_UPLOAD_SIZE": "1",
-    "STREAMLIT_SERVER_RUN_ON_SAVE": "false",
-    "STREAMLIT_SERVER_SHOW_EMAIL_PROMPT": "false",
+    "browser.gatherUsageStats": False,
+    "client.showErrorDetails": "none",
+    "client.showErrorLinks": False,
+    "client.toolbarMode": "minimal",
+    "logger.hideWelcomeMessage": True,
+    "runner.magicEnabled": False,
+    "server.enableAgentApi": False,
+    "server.enableCORS": True,
+    "server.enableStaticServing": False,
+    "server.enableXsrfProtection": True,
+    "server.fileWatcherType": "none",
+    "server.headless": True,
+    "server.maxUploadSize": 1,
+    "server.runOnSave": False,
 }
 
 _HEADERS: Final = (
@@ -58,20 +55,32 @@ _HEADERS: Final = (
 )
 
 
-def configure(settings: DashboardSettings, address: tuple[str, int], environ: MutableMapping[str, str]) -> None:
-    """Write Streamlit's options into `environ`. Call it before Streamlit is imported.
+def _configure(settings: DashboardSettings, address: tuple[str, int]) -> None:
+    """Set Streamlit's options; they win over a `config.toml` that happens to lie in the working directory."""
+    from streamlit import config
 
-    They win over a `config.toml` that happens to lie in the working directory.
-    """
     host, port = address
-    environ.update(_OPTIONS)
-    environ["STREAMLIT_SERVER_ADDRESS"] = host
-    environ["STREAMLIT_SERVER_PORT"] = str(port)
-    environ["STREAMLIT_SERVER_ALLOWED_HOSTS"] = ",".join(settings.allowed_hosts)
+    options = {
+        **_OPTIONS,
+        "server.address": host,
+        "server.port": port,
+        "browser.serverPort": port,
+        "server.allowedHosts": settings.allowed_hosts,
+    }
+    config.get_config_options(force_reparse=True, options_from_flags=options)
+
+
+def _quieten() -> None:
+    """Streamlit gives uvicorn's loggers handlers of its own; only warnings matter, in the form of our logs."""
+    for name in ("uvicorn", "uvicorn.access", "uvicorn.asgi", "uvicorn.error"):
+        server_logger = logging.getLogger(name)
+        server_logger.handlers.clear()
+        server_logger.propagate = True
+        server_logger.setLevel(logging.WARNING)
 
 
 @contextlib.asynccontextmanager
-async def serve(listener: socket.socket) -> AsyncIterator[None]:
+async def serve(settings: DashboardSettings, listener: socket.socket) -> AsyncIterator[None]:
     """Serve the app on `listener` until the block ends; inside it, requests are answered.
 
     Leaving it closes every browser's connection and ends within about a second.
@@ -79,6 +88,8 @@ async def serve(listener: socket.socket) -> AsyncIterator[None]:
     import streamlit as st
     from starlette.middleware import Middleware
 
+    host, port = listener.getsockname()[:2]
+    _configure(settings, (host, port))
     app = st.App(
         Path(__file__).with_name("app.py"), middleware=[Middleware(_SecurityHeaders)], on_script_error=_script_error
     )
@@ -93,9 +104,11 @@ async def serve(listener: socket.socket) -> AsyncIterator[None]:
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
     server = _Server(config)
+    _quieten()
     task = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
     started = asyncio.create_task(server.ready.wait(), name="uvicorn-ready")
     await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
+    _quieten()
     if not server.ready.is_set():
         started.cancel()
         await task

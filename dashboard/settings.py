@@ -26,7 +26,7 @@ class DashboardSettings(CommonSettings):
     listen_fd: Annotated[int | None, Field(ge=0)] = None
     """Descriptor of an inherited listening socket; `host` and `port` are not used with it."""
 
-    allowed_hosts: Annotated[list[str], Field(min_length=1)] = ["localhost", "127.0.0.1", "::1"]
+    allowed_hosts: list[str] = Field(["localhost", "127.0.0.1", "::1"], min_length=1)
     """Host names under which browsers may reach the dashboard; others are refused (DNS rebinding)."""
 
     clickhouse_url: Annotated[SecretStr | None, from_env("CLICKHOUSE_URL")] = None

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["OUTCOME_COLOURS", "STREAMLIT_OPTIONS", "neutral", "plain", "short", "translucent"]
+__all__ = ["OUTCOME_COLOURS", "STREAMLIT_OPTIONS", "ink", "neutral", "plain", "short", "translucent"]
 
 OUTCOME_COLOURS: Final[Mapping[str, str]] = {
     "allowed": "#4C9FD1",
@@ -21,21 +21,23 @@ OUTCOME_COLOURS: Final[Mapping[str, str]] = {
 }
 
 _NEUTRAL: Final = {"light": "#94A3B8", "dark": "#64748B"}
+_INK: Final = {"light": "#1B2430", "dark": "#E4E9F0"}
 
-STREAMLIT_OPTIONS: Final[Mapping[str, str]] = {
-    "STREAMLIT_THEME_BASE_RADIUS": "small",
-    "STREAMLIT_THEME_BASE_FONT_SIZE": "15",
-    "STREAMLIT_THEME_METRIC_VALUE_FONT_SIZE": "1.6rem",
-    "STREAMLIT_THEME_HEADING_FONT_SIZES": "1.7rem, 1.25rem, 1.05rem, 1rem, 0.9rem, 0.85rem",
-    "STREAMLIT_THEME_SHOW_SIDEBAR_BORDER": "true",
-    "STREAMLIT_THEME_LIGHT_PRIMARY_COLOR": "#0B6AA8",
-    "STREAMLIT_THEME_LIGHT_BACKGROUND_COLOR": "#FFFFFF",
-    "STREAMLIT_THEME_LIGHT_SECONDARY_BACKGROUND_COLOR": "#F3F5F8",
-    "STREAMLIT_THEME_LIGHT_TEXT_COLOR": "#1B2430",
-    "STREAMLIT_THEME_DARK_PRIMARY_COLOR": "#56B4E9",
-    "STREAMLIT_THEME_DARK_BACKGROUND_COLOR": "#12171E",
-    "STREAMLIT_THEME_DARK_SECONDARY_BACKGROUND_COLOR": "#1C232D",
-    "STREAMLIT_THEME_DARK_TEXT_COLOR": "#E4E9F0",
+STREAMLIT_OPTIONS: Final[Mapping[str, str | int | bool | list[str]]] = {
+    "theme.baseRadius": "small",
+    "theme.baseFontSize": 15,
+    "theme.metricValueFontSize": "1.6rem",
+    "theme.headingFontSizes": ["1.7rem", "1.25rem", "1.05rem", "1rem", "0.9rem", "0.85rem"],
+    "theme.showSidebarBorder": True,
+    "theme.paddingTop": "2.5rem",
+    "theme.light.primaryColor": "#0B6AA8",
+    "theme.light.backgroundColor": "#FFFFFF",
+    "theme.light.secondaryBackgroundColor": "#F3F5F8",
+    "theme.light.textColor": "#1B2430",
+    "theme.dark.primaryColor": "#56B4E9",
+    "theme.dark.backgroundColor": "#12171E",
+    "theme.dark.secondaryBackgroundColor": "#1C232D",
+    "theme.dark.textColor": "#E4E9F0",
 }
 
 _MAX_LABEL_CHARS: Final = 36
@@ -44,6 +46,11 @@ _MAX_LABEL_CHARS: Final = 36
 def neutral(base: str) -> str:
     """Colour of things that have no outcome, on a `light` or `dark` page."""
     return _NEUTRAL.get(base, _NEUTRAL["light"])
+
+
+def ink(base: str) -> str:
+    """Colour of labels on a `light` or `dark` page."""
+    return _INK.get(base, _INK["light"])
 
 
 def translucent(colour: str, alpha: float) -> str:

@@ -8,11 +8,12 @@ import streamlit as st
 from dashboard import charts, queries
 from dashboard.views import data, parts
 from dashboard.views.controls import Scope
-from dashboard.window import OUTCOMES, Window
+from dashboard.window import OUTCOMES, REFUSED, Window
 
 __all__ = ["page"]
 
 _COUNTS: Final = ("requests", *OUTCOMES, "identities", "tools", "request_bytes", "response_bytes")
+_FAILED: Final = ("error", "unavailable", "cancelled")
 _ESTIMATE: Final = "Of allowed requests, first byte received to last byte sent. Exact up to 8,192, estimated above."
 
 
@@ -29,11 +30,8 @@ def _body(scope: Scope, window: Window) -> None:
         return
     _figures(now, before, scope)
     _timeline(scope, window)
-    left, right = st.columns(2, gap="large")
-    with left:
-        _tools(scope, window)
-    with right:
-        _refusals(scope, window)
+    _tools(scope, window)
+    _refusals(scope, window)
 
 
 def _period(summary: pd.DataFrame, *, current: bool) -> dict[str, Any] | None:
@@ -43,45 +41,34 @@ def _period(summary: pd.DataFrame, *, current: bool) -> dict[str, Any] | None:
 
 def _figures(now: dict[str, Any], before: dict[str, Any] | None, scope: Scope) -> None:
     requests = int(now["requests"])
-    refused = int(now["denied"]) + int(now["limited"])
-    failed = int(now["error"]) + int(now["unavailable"]) + int(now["cancelled"])
-    versus = f"vs previous {scope.span_text}"
+    refused = sum(int(now[name]) for name in REFUSED)
+    failed = sum(int(now[name]) for name in _FAILED)
+    versus = None if before is None else f"vs previous {scope.span_text}"
 
-    def count(column: Any, label: str, value: int, names: tuple[str, ...], color: Any = "off", note: str = "") -> None:
+    def count(label: str, value: int, names: tuple[str, ...], color: Any = "off", note: str | None = None) -> None:
         delta = None if before is None else f"{value - sum(int(before[name]) for name in names):+,}"
-        column.metric(label, f"{value:,}", delta, delta_color=color, delta_description=versus, help=note or None)
+        parts.figure(label, f"{value:,}", delta=delta, delta_color=color, delta_description=versus, help=note)
 
-    first = st.columns(4)
-    count(first[0], "Requests", requests, ("requests",))
-    count(first[1], "Allowed", int(now["allowed"]), ("allowed",))
-    count(
-        first[2],
-        "Refused",
-        refused,
-        ("denied", "limited"),
-        "inverse",
-        f"{int(now['denied']):,} denied by policy, {int(now['limited']):,} rate limited.",
-    )
-    count(
-        first[3],
-        "Failed",
-        failed,
-        ("error", "unavailable", "cancelled"),
-        "inverse",
-        f"{int(now['error']):,} errors, {int(now['unavailable']):,} unavailable, {int(now['cancelled']):,} cancelled.",
-    )
-    second = st.columns(4)
-    second[0].metric("Refusal rate", f"{100 * refused / requests:.1f} %", help="Refused ÷ requests.")
-    middle, high, highest = (float(value) for value in now["duration_us"])
-    second[1].metric("Latency p50", parts.duration_text(middle), help=_ESTIMATE)
-    second[2].metric("Latency p95", parts.duration_text(high), help=_ESTIMATE)
-    second[3].metric("Latency p99", parts.duration_text(highest), help=_ESTIMATE)
-    third = st.columns(4)
-    third[0].metric("Identities", f"{int(now['identities']):,}", help="Authenticated workloads that sent requests.")
-    third[1].metric("Tools", f"{int(now['tools']):,}", help="Different tool names in tools/call.")
-    for column, label, name in ((third[2], "Received", "request_bytes"), (third[3], "Sent", "response_bytes")):
-        size = int(now[name])
-        column.metric(label, parts.bytes_text(size), help=f"{size:,} bytes of message bodies.")
+    denied, limited = (f"{int(now[name]):,}" for name in REFUSED)
+    with parts.row_of_figures():
+        count("Requests", requests, ("requests",))
+        count("Allowed", int(now["allowed"]), ("allowed",))
+        note = f"{denied} denied by policy, {limited} rate limited."
+        count("Refused", refused, REFUSED, "inverse", note)
+        note = ", ".join(f"{int(now[name]):,} {name}" for name in _FAILED)
+        count("Failed", failed, _FAILED, "inverse", note)
+    middle, high, highest = (parts.duration_text(float(value)) for value in now["duration_us"])
+    with parts.row_of_figures():
+        parts.figure("Refusal rate", f"{100 * refused / requests:.1f} %", help="Refused ÷ requests.")
+        parts.figure("Latency p50", middle, help=_ESTIMATE)
+        parts.figure("Latency p95", high, help=_ESTIMATE)
+        parts.figure("Latency p99", highest, help=_ESTIMATE)
+    with parts.row_of_figures():
+        parts.figure("Identities", f"{int(now['identities']):,}", help="Authenticated workloads that sent requests.")
+        parts.figure("Tools", f"{int(now['tools']):,}", help="Different tool names in tools/call.")
+        for label, name in (("Received", "request_bytes"), ("Sent", "response_bytes")):
+            size = int(now[name])
+            parts.figure(label, parts.bytes_text(size), help=f"{size:,} bytes of message bodies.")
 
 
 def _timeline(scope: Scope, window: Window) -> None:

@@ -1,7 +1,7 @@
 """What pages are made of: a live body with designed states, figures with their table, numbers with their unit."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -19,8 +19,10 @@ __all__ = [
     "chart",
     "count_column",
     "duration_text",
+    "figure",
     "live",
     "nothing_here",
+    "row_of_figures",
     "table",
     "time_column",
 ]
@@ -36,6 +38,10 @@ _TROUBLE: Final[Mapping[str, str]] = {
     "misconfigured": "The store's address is wrong",
     "failed": "The store could not answer",
 }
+_DASH: Final = "\N{EN DASH}"
+_ROWS_SEEN: Final = 10
+_TALL_PX: Final = 390
+_FIGURE_PX: Final = 172
 _CHART_CONFIG: Final = {
     "displaylogo": False,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
@@ -95,17 +101,35 @@ def chart(figure: go.Figure, *, key: str, alt: str) -> None:
     st.plotly_chart(figure, key=key, config=_CHART_CONFIG, alt=alt)
 
 
+def row_of_figures() -> Any:
+    """A container that puts `figure`s beside each other, as many as fit: four on a desk, two on a phone."""
+    return st.container(horizontal=True, gap="small")
+
+
+def figure(label: str, value: str, **more: Any) -> None:
+    """One number with its label, in a `row_of_figures`."""
+    st.metric(label, value, width=_FIGURE_PX, **more)
+
+
 def table(answer: Answer | pd.DataFrame, columns: Mapping[str, Any], *, key: str, alt: str) -> None:
     """Rows as text and numbers; only `columns` are shown, in their order. Says so where rows were cut."""
     frame = answer.frame if isinstance(answer, Answer) else answer
-    height = min(38 + 35 * max(len(frame), 1), 388)
-    st.dataframe(frame[list(columns)], hide_index=True, column_config=dict(columns), key=key, alt=alt, height=height)
+    height: Literal["content"] | int = "content" if len(frame) <= _ROWS_SEEN else _TALL_PX
+    st.dataframe(
+        frame[list(columns)],
+        hide_index=True,
+        column_config=dict(columns),
+        key=key,
+        alt=alt,
+        height=height,
+        placeholder=_DASH,
+    )
     if isinstance(answer, Answer) and answer.truncated:
         st.caption(f":material/content_cut: Only the first {len(frame):,} rows are shown; there are more.")
 
 
 def time_column(label: str = "Time (UTC)") -> Any:
-    return st.column_config.DatetimeColumn(label, format="YYYY-MM-DD HH:mm:ss.SSS", timezone="UTC", width="medium")
+    return st.column_config.DatetimeColumn(label, format="YYYY-MM-DD HH:mm:ss.SSS", timezone="UTC", width=185)
 
 
 def count_column(label: str) -> Any:
@@ -120,7 +144,7 @@ def base_theme() -> str:
 def duration_text(microseconds: float) -> str:
     """A duration in the unit that people read; a dash where there is none."""
     if microseconds != microseconds:
-        return "\N{EN DASH}"
+        return _DASH
     if microseconds < 1_000_000:
         return f"{microseconds / 1000:,.2f} ms"
     return f"{microseconds / 1_000_000:,.2f} s"

@@ -21,15 +21,12 @@ def _body(scope: Scope, window: Window) -> None:
     summary = data.ask(queries.SUMMARY, window, scope.filters).frame
     now = summary[summary["current"].astype(bool)]
     counts = {name: int(now.iloc[0][name]) if len(now) else 0 for name in OUTCOMES}
-    first = st.columns(4)
-    first[0].metric("Denied", f"{counts['denied']:,}", help="Requests that policy or identity checks refused.")
-    first[1].metric("Rate limited", f"{counts['limited']:,}", help="Requests over a limit of the caller or the tool.")
-    first[2].metric(
-        "Failed handshakes",
-        f"{int(handshakes.frame['handshakes'].sum()):,}",
-        help="Connections that TLS refused.",
-    )
-    first[3].metric("Unavailable", f"{counts['unavailable']:,}", help="Nobody could decide or answer; nothing passed.")
+    failed = int(handshakes.frame["handshakes"].sum())
+    with parts.row_of_figures():
+        parts.figure("Denied", f"{counts['denied']:,}", help="Requests that policy or identity checks refused.")
+        parts.figure("Rate limited", f"{counts['limited']:,}", help="Requests over a limit of the caller or the tool.")
+        parts.figure("Failed handshakes", f"{failed:,}", help="Connections that TLS refused.")
+        parts.figure("Unavailable", f"{counts['unavailable']:,}", help="Nobody could decide or answer; nothing passed.")
     _denials(scope, window)
     _limits(scope, window)
     _handshakes(handshakes, window)
@@ -63,20 +60,22 @@ def _denials(scope: Scope, window: Window) -> None:
         }
         parts.table(reasons, columns, key="reasons", alt="Denied requests by identity, tool, reason and rule")
     st.markdown("**Each refusal, newest first**")
+    refusals = _with_target(data.ask(queries.REFUSALS, window, scope.filters))
     columns = {
         "ts": parts.time_column(),
-        "identity": "Identity",
-        "user": "User",
-        "target": st.column_config.TextColumn("Tool or method", width="medium"),
-        "outcome": "Outcome",
-        "reason": "Reason",
-        "rule": "Rule",
-        "grpc_status": st.column_config.NumberColumn("gRPC status"),
-        "peer_address": "Peer",
-        "spiffe_id": "SPIFFE ID",
-        "request_id": "Request ID",
+        "identity": st.column_config.TextColumn("Identity", width=110),
+        "user": st.column_config.TextColumn("User", width=110),
+        "target": st.column_config.TextColumn("Tool or method", width=200),
+        "outcome": st.column_config.TextColumn("Outcome", width=80),
+        "reason": st.column_config.TextColumn("Reason", width=130),
+        "rule": st.column_config.TextColumn("Rule", width=260),
+        "grpc_status": st.column_config.NumberColumn("gRPC status", width=90),
+        "peer_address": st.column_config.TextColumn("Peer", width=140),
+        "spiffe_id": st.column_config.TextColumn("SPIFFE ID", width=260),
+        "request_id": st.column_config.TextColumn("Request ID", width=300),
     }
-    refusals = _with_target(data.ask(queries.REFUSALS, window, scope.filters))
+    if not refusals.frame["user"].any():
+        del columns["user"]
     parts.table(refusals, columns, key="refusals", alt="Refused requests, newest first")
 
 
@@ -113,9 +112,9 @@ def _handshakes(timeline: Answer, window: Window) -> None:
     parts.chart(charts.handshake_bars(timeline.frame, window), key="handshake-timeline", alt=alt)
     columns = {
         "ts": parts.time_column(),
-        "failure": st.column_config.TextColumn("Why", width="large"),
-        "claimed_id": st.column_config.TextColumn("Claimed ID (unverified)", width="medium"),
-        "claimed_subject": st.column_config.TextColumn("Claimed subject (unverified)", width="medium"),
+        "failure": st.column_config.TextColumn("Why", width=300),
+        "claimed_id": st.column_config.TextColumn("Claimed ID (unverified)", width=220),
+        "claimed_subject": st.column_config.TextColumn("Claimed subject (unverified)", width=200),
         "sni": "Server name asked",
         "tls_version": "TLS",
         "peer_address": "Peer",
