@@ -1,0 +1,1 @@
+"""trace_sink: takes access logs over Envoy's gRPC ALS and keeps them in ClickHouse."""
