@@ -1,7 +1,5 @@
 """A decision as Envoy and the journal want it: CheckResponse bytes and a DecisionRecord. Pure."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,10 +15,9 @@ from secure_mcp_grpc import headers
 from secure_mcp_grpc.calls import target
 from secure_mcp_grpc.records import DecisionRecord
 
-__all__ = ["FAULT_ANSWER", "answer", "digest", "percent_encode", "record_of", "timestamp"]
+__all__ = ["FAULT_ANSWER", "answer", "percent_encode", "record_of", "timestamp"]
 
 _LONGEST_REMEMBERED_NAME: Final = 256
-_NO_ARGUMENTS: Final = f"sha256:{hashlib.sha256(b'{}').hexdigest()[:16]}"
 _OVERWRITE: Final = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
 
@@ -40,7 +37,7 @@ def record_of(decision: Decision, now_s: float) -> DecisionRecord:
         roles=decision.roles,
         method=call.method if call else "",
         tool=call.name if call else "",
-        args_digest=digest(call.arguments) if call else "",
+        args_digest=decision.args_digest,
         request_id=decision.request_id,
         session_id=call.session_id if call else "",
         peer_fingerprint=identity.fingerprint if identity else "",
@@ -50,14 +47,6 @@ def record_of(decision: Decision, now_s: float) -> DecisionRecord:
 def timestamp(now_s: float) -> str:
     """RFC 3339, UTC, microseconds."""
     return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def digest(arguments: Mapping[str, Any]) -> str:
-    """`sha256:` and 16 hex digits over the canonical JSON of `arguments`: sorted keys, no blanks, ASCII."""
-    if not arguments:
-        return _NO_ARGUMENTS
-    text = json.dumps(arguments, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def answer(decision: Decision, chain: str, seq: int) -> bytes:

@@ -1,7 +1,10 @@
 """The decision: identity, then what is asked, then policy; the first step that refuses names the reason. Pure."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from authz_service.identity import Identity, IdentityReader
 from authz_service.policy import Policy, Ruling
@@ -13,10 +16,12 @@ from secure_mcp_grpc.calls import McpCall
 if TYPE_CHECKING:
     from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
-__all__ = ["Decision", "decide"]
+__all__ = ["Decision", "decide", "digest"]
 
-_MAX_REQUEST_ID_CHARS = 128
-_MAX_SHOWN_CHARS = 200
+_MAX_REQUEST_ID_CHARS: Final = 128
+_MAX_SHOWN_CHARS: Final = 200
+_NO_ARGUMENTS: Final = f"sha256:{hashlib.sha256(b'{}').hexdigest()[:16]}"
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,8 @@ class Decision:
     request_id: str = ""
     identity: Identity | None = None
     call: McpCall | None = None
+    args_digest: str = ""
+    """`sha256:` and 16 hex digits over the canonical JSON of the arguments; see `digest`."""
     roles: tuple[str, ...] = ()
     policy_version: str = ""
 
@@ -45,9 +52,21 @@ def decide(
     call = read_call(http, max_body_bytes)
     if isinstance(call, Deny):
         return Decision(call, request_id, identity, policy_version=policy.version)
+    try:
+        args_digest = digest(call.arguments)
+    except RecursionError:
+        too_deep = Deny(Code.INVALID_ARGUMENT, "malformed", "the arguments are nested too deeply")
+        return Decision(too_deep, request_id, identity, policy_version=policy.version)
     ruling = policy.judge(identity.subject, call.method, call.name)
     verdict = Allow(ruling.rule) if ruling.allowed else _refusal(identity.subject, call, ruling)
-    return Decision(verdict, request_id, identity, call, ruling.roles, policy.version)
+    return Decision(verdict, request_id, identity, call, args_digest, ruling.roles, policy.version)
+
+
+def digest(arguments: Mapping[str, Any]) -> str:
+    """`sha256:` and 16 hex digits over the canonical JSON of `arguments`: sorted keys, no blanks, ASCII."""
+    if not arguments:
+        return _NO_ARGUMENTS
+    return f"sha256:{hashlib.sha256(_canonical(arguments).encode()).hexdigest()[:16]}"
 
 
 def _refusal(subject: str, call: McpCall, ruling: Ruling) -> Deny:

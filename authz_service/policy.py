@@ -14,6 +14,7 @@ import casbin
 import simpleeval  # type: ignore[import-untyped] # has no types
 from casbin.persist import Adapter
 from casbin.rbac.default_role_manager import RoleManager
+from casbin.util.log import disabled_logging
 
 from authz_service.policy_file import PolicyError, Rules, parse
 
@@ -87,6 +88,7 @@ class Policy:
 def load_policy(model: bytes, policy: bytes, *, model_name: str, policy_name: str, cached: int) -> Policy:
     """A policy from the contents of its two files; raises `PolicyError` naming the file and line that is wrong."""
     rules = parse(policy, policy_name)
+    disabled_logging()  # Casbin would log every request, and the whole policy
     try:
         text = model.decode()
         _check_model(text)

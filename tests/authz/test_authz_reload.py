@@ -1,0 +1,135 @@
+"""Policy files change while the service runs."""
+
+import os
+from pathlib import Path
+
+import pytest
+from authz_requests import MODEL
+
+from authz_service.policy import Policy
+from authz_service.reload import PolicyFiles, PolicyWatcher
+
+OLD = b"p, a, tools/call, old, allow\n"
+NEW = b"p, a, tools/call, new, allow\n"
+
+
+class Watched:
+    """A watcher over files in `directory`, looked through by hand."""
+
+    def __init__(self, directory: Path, policy: Path) -> None:
+        model = directory / "model.conf"
+        model.write_bytes(MODEL)
+        self.model, self.policy = model, policy
+        files = PolicyFiles(model, policy, 10)
+        self.loaded: list[Policy] = []
+        self.refused: list[str] = []
+        self.watcher = PolicyWatcher(files, files.read(), self.loaded.append, self.refused.append, poll_s=0.25)
+
+    async def look(self, times: int = 3) -> None:
+        for _ in range(times):
+            await self.watcher.look()
+
+
+@pytest.fixture
+async def watched(tmp_path: Path) -> Watched:
+    policy = tmp_path / "policy.csv"
+    policy.write_bytes(OLD)
+    watched = Watched(tmp_path, policy)
+    await watched.look()
+    assert not watched.loaded
+    return watched
+
+
+def permits_new(watched: Watched) -> bool:
+    return watched.loaded[-1].judge("a", "tools/call", "new").allowed
+
+
+async def test_edit_in_place_is_loaded(watched: Watched) -> None:
+    """Issue 2: edit policy.csv while running; here of the same length."""
+    watched.policy.write_bytes(NEW)
+    await watched.look()
+
+    assert len(watched.loaded) == 1
+    assert permits_new(watched)
+
+
+async def test_edit_that_keeps_the_time_of_change_is_loaded(watched: Watched) -> None:
+    """Ours: content counts, not the clock."""
+    status = watched.policy.stat()
+    watched.policy.write_bytes(NEW)
+    os.utime(watched.policy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    await watched.look()
+
+    assert permits_new(watched)
+
+
+async def test_rename_over_the_file_is_loaded(watched: Watched, tmp_path: Path) -> None:
+    """Ours: how editors and we write files; the new one may be older."""
+    other = tmp_path / "other"
+    other.write_bytes(NEW)
+    os.utime(other, (1, 1))
+    other.rename(watched.policy)
+    await watched.look()
+
+    assert permits_new(watched)
+
+
+async def test_symlink_swap_of_a_configmap_is_loaded(tmp_path: Path) -> None:
+    """Kubernetes: policy.csv -> ..data/policy.csv, ..data -> ..<time>, swapped by rename."""
+    for name, content in (("..1", OLD), ("..2", NEW)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "policy.csv").write_bytes(content)
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "policy.csv").symlink_to("..data/policy.csv")
+    watched = Watched(tmp_path, tmp_path / "policy.csv")
+    await watched.look()
+
+    (tmp_path / "..tmp").symlink_to("..2")
+    (tmp_path / "..tmp").rename(tmp_path / "..data")
+    await watched.look()
+
+    assert permits_new(watched)
+
+
+async def test_half_written_file_is_not_loaded(watched: Watched) -> None:
+    """Ours: the first half may lack the rules that deny."""
+    await watched.look(1)
+    watched.policy.write_bytes(NEW)
+    await watched.look(1)
+    watched.policy.write_bytes(NEW + b"p, a, tools/call, new, deny\n")
+    await watched.look()
+
+    assert len(watched.loaded) == 1
+    assert not permits_new(watched)
+
+
+async def test_broken_file_changes_nothing_and_is_reported_once(watched: Watched) -> None:
+    """Issue 2: a broken file changes nothing and is reported."""
+    watched.policy.write_bytes(OLD + b"p, a, tools/call, x, maybe\n")
+    await watched.look(5)
+
+    assert watched.refused == ["policy.csv line 2: the last field is allow or deny, not 'maybe'"]
+    assert watched.watcher.problem == watched.refused[0]
+    assert not watched.loaded
+
+    watched.policy.write_bytes(OLD)
+    await watched.look()
+    assert watched.watcher.problem == ""
+    assert len(watched.loaded) == 1
+
+
+async def test_missing_file_changes_nothing_and_is_reported(watched: Watched) -> None:
+    """Ours: as above."""
+    watched.policy.unlink()
+    await watched.look()
+
+    assert watched.refused == ["policy.csv cannot be read: No such file or directory"]
+
+
+async def test_broken_model_changes_nothing_and_is_reported(watched: Watched) -> None:
+    """Ours: the model is watched as well."""
+    watched.model.write_bytes(MODEL.replace(b"sub, method", b"sub, thing"))
+    await watched.look()
+
+    assert watched.refused[0].startswith("model.conf: ")
+    assert not watched.loaded
