@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/secure-mcp-grpc demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -81,7 +81,7 @@ class RunningPart:
         self._stopping = False
 
     async def start(self) -> None:
-        """Start and wait until ready. Raises `UserError` with the part's own last words if it ends or takes too long."""
+        """Start and wait until ready; raises `UserError` with the part's last words if it ends or takes too long."""
         self._set("starting")
         process = await self._spawn()
         if await self._wait_ready(process):
@@ -103,7 +103,8 @@ class RunningPart:
         backoff_s = _FIRST_BACKOFF_S
         while not self._stopping:
             process, up_since = self._process, time.monotonic()
-            assert process is not None
+            if process is None:
+                return
             code = await process.wait()
             if self._stopping:
                 return
@@ -171,7 +172,7 @@ class RunningPart:
             raise UserError(f"{self.spec.name}: {command[0]} cannot be started: {error.strerror}") from None
         self._process = process
         self._tail.clear()
-        self._copying = asyncio.create_task(self._copy_output(process), name=f"{self.spec.name}-output")
+        self._copying = asyncio.create_task(self._copy_output(process.stdout), name=f"{self.spec.name}-output")
         return process
 
     async def _wait_ready(self, process: asyncio.subprocess.Process) -> bool:
@@ -182,9 +183,8 @@ class RunningPart:
             await asyncio.sleep(_PROBE_EVERY_S)
         return False
 
-    async def _copy_output(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        while chunk := await _read_line(process.stdout):
+    async def _copy_output(self, stdout: asyncio.StreamReader | None) -> None:
+        while stdout is not None and (chunk := await _read_line(stdout)):
             line = chunk.decode("utf-8", "replace").rstrip("\n")
             if line.strip():
                 self._tail.append(line)
