@@ -1,0 +1,40 @@
+"""From settings to the one upstream that the executor asks."""
+
+from mcp_bridge.exchange import Upstream
+from mcp_bridge.metrics import BridgeMetrics
+from mcp_bridge.settings import BridgeSettings, UpstreamSettings
+
+__all__ = ["build_upstream"]
+
+
+def build_upstream(settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream:
+    """The upstream named in the settings; a `Router` over all of them where there are several."""
+    upstreams = [_build(name, spec, settings, metrics) for name, spec in settings.upstreams.items()]
+    if len(upstreams) == 1:
+        return upstreams[0]
+    from mcp_bridge.upstreams.router import Router
+
+    return Router(upstreams, max_bytes=settings.max_answer_bytes)
+
+
+def _build(name: str, spec: UpstreamSettings, settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream:
+    if spec.command is not None:
+        from mcp_bridge.upstreams.stdio import StdioUpstream
+
+        return StdioUpstream(
+            name,
+            spec.command,
+            env=spec.env,
+            cwd=spec.cwd,
+            max_message_bytes=settings.max_answer_bytes,
+            max_children=settings.max_children,
+            on_children=metrics.children.labels(name).set,
+            on_restart=metrics.restarts.labels(name).inc,
+        )
+    if spec.url is not None:
+        from mcp_bridge.upstreams.http import HttpUpstream
+
+        return HttpUpstream(name, spec.url, max_message_bytes=settings.max_answer_bytes)
+    from mcp_bridge.upstreams.inprocess import InProcessUpstream
+
+    return InProcessUpstream(name, spec.target)

@@ -1,0 +1,325 @@
+"""The MCP SDK's `Transport` over gRPC: `mcp.Client(grpc_transport("host:8443", identity=…))`.
+
+Between the SDK's session, which sends and receives JSON-RPC messages, and an
+Envoy in front of a bridge. Both protocol eras; which one is the SDK's choice,
+message by message.
+"""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import anyio
+import grpc
+import mcp_types as types
+import msgspec
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.shared.message import ClientMessageMetadata, SessionMessage
+from pydantic import ValidationError
+
+from mcp_bridge.client.channel import Address, Channels
+from mcp_bridge.client.identity import Identity
+from mcp_bridge.client.status import NO_RESPONSE, error_of
+from secure_mcp_grpc import calls
+from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
+
+__all__ = ["grpc_transport"]
+
+logger = logging.getLogger(__name__)
+
+Incoming = SessionMessage | Exception
+Streams = tuple[MemoryObjectReceiveStream[Incoming], "_Writer"]
+
+_VERSION_HEADER: Final = "mcp-protocol-version"
+_LOG_LEVEL: Final = "io.modelcontextprotocol/logLevel"
+_NOTIFY_S: Final = 10.0
+_END_SESSION_S: Final = 1.0
+_FIRST_RETRY_S: Final = 0.2
+_LAST_RETRY_S: Final = 5.0
+_FINAL = frozenset({"UNAUTHENTICATED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL"})
+"""Statuses of server/discover that say nothing about the server's era: trying the handshake would hide them."""
+
+
+def grpc_transport(
+    address: str,
+    *,
+    identity: Identity | Path | str | None = None,
+    server_id: str | None = None,
+    server_name: str | None = None,
+    token: str | Callable[[], str] | None = None,
+    interceptors: Sequence[Any] = (),
+    max_answer_bytes: int = 16 * 1024 * 1024,
+    channel_factory: Callable[[], grpc.aio.Channel] | None = None,
+) -> AbstractAsyncContextManager[Streams]:
+    """A transport for `mcp.Client` to the sidecar at `address` (`host:port`).
+
+    `identity` names certificate, key and CA, or the directory that holds them
+    as tls.crt, tls.key and ca.crt; without one only loopback addresses are
+    reached, in plaintext (the pod's own egress listener). `server_id` is the
+    SPIFFE ID that the server must have, `server_name` the DNS name to look
+    for in its certificate instead of the address's. `token` (or a function
+    that returns it) is sent as a bearer token with each call.
+
+    A gRPC status becomes a JSON-RPC error whose `data.grpcStatus` names it;
+    see `mcp_bridge.client.status`.
+    """
+    if isinstance(identity, str | Path):
+        identity = Identity.from_directory(identity)
+    where = Address(address, identity, server_id, server_name, tuple(interceptors), max_answer_bytes, channel_factory)
+    return _connected(Channels(where), token)
+
+
+@asynccontextmanager
+async def _connected(channels: Channels, token: str | Callable[[], str] | None) -> AsyncIterator[Streams]:
+    await channels.open()
+    to_session, incoming = anyio.create_memory_object_stream[Incoming](64)
+    try:
+        async with to_session, incoming, anyio.create_task_group() as group:
+            writer = _Writer(channels, to_session, group, token)
+            try:
+                yield incoming, writer
+            finally:
+                group.cancel_scope.cancel()
+                await writer.end_session()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await channels.close()
+
+
+class _Writer:
+    """The SDK's write stream: a request starts a call and its answers go to `to_session`."""
+
+    def __init__(
+        self,
+        channels: Channels,
+        to_session: MemoryObjectSendStream[Incoming],
+        group: TaskGroup,
+        token: str | Callable[[], str] | None,
+    ) -> None:
+        self._channels = channels
+        self._to_session = to_session
+        self._group = group
+        self._token = token
+        self._in_flight: dict[tuple[type, types.RequestId], tuple[anyio.CancelScope, bool]] = {}
+        self._session_id = ""
+        self._version = ""
+        self._discover_error: dict[str, Any] | None = None
+
+    async def send(self, item: SessionMessage, /) -> None:
+        message = item.message
+        stamped = item.metadata.headers if isinstance(item.metadata, ClientMessageMetadata) else None
+        if stamped and (version := stamped.get(_VERSION_HEADER)):
+            self._version = version
+        if isinstance(message, types.JSONRPCRequest):
+            self._start(message)
+        elif isinstance(message, types.JSONRPCNotification):
+            await self._notify(message)
+        else:
+            body = message.model_dump(by_alias=True, mode="json", exclude_unset=True)
+            reply = pb.ReplyRequest(session_id=self._session_id, message_json=_encode(body))
+            await self._tell(self._channels.stubs.reply, reply, "reply")
+
+    async def aclose(self) -> None:
+        return None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def end_session(self) -> None:
+        if not self._session_id:
+            return
+        ending, self._session_id = pb.EndSessionRequest(session_id=self._session_id), ""
+        with anyio.move_on_after(_END_SESSION_S, shield=True):
+            await self._tell(self._channels.stubs.end_session, ending, "end_session")
+
+    def _start(self, message: types.JSONRPCRequest) -> None:
+        params = message.params or {}
+        if message.method == "initialize":
+            self._session_id = self._version = ""
+        elif message.method == "server/discover":
+            self._discover_error = None
+        declared = _meta(params).get(calls.PROTOCOL_VERSION_META_KEY)
+        request = pb.Request(
+            method=message.method,
+            name=_name(message.method, params),
+            protocol_version=declared if isinstance(declared, str) else self._version,
+            session_id=self._session_id,
+            id_json=_encode(message.id),
+            params_json=_encode(params) if message.params is not None else b"",
+        )
+        scope, key = anyio.CancelScope(), (type(message.id), message.id)
+        if (earlier := self._in_flight.get(key)) is not None:
+            earlier[0].cancel()  # its id belongs to this request now
+        self._in_flight[key] = entry = (scope, declared is not None)
+        self._group.start_soon(self._run, message, request, key, entry)
+
+    async def _run(
+        self,
+        message: types.JSONRPCRequest,
+        request: pb.Request,
+        key: tuple[type, types.RequestId],
+        entry: tuple[anyio.CancelScope, bool],
+    ) -> None:
+        try:
+            with entry[0]:
+                if message.method == "initialize" and self._hides_refusal():
+                    await self._fail(message, self._discover_error or {})
+                elif (
+                    message.method == "subscriptions/listen"
+                    or {"progressToken", _LOG_LEVEL} & _meta(message.params).keys()
+                ):
+                    await self._stream(message, request)
+                else:
+                    await self._call(message, request)
+        finally:
+            if self._in_flight.get(key) is entry:
+                del self._in_flight[key]
+
+    async def _call(self, message: types.JSONRPCRequest, request: pb.Request) -> None:
+        try:
+            response = await self._channels.stubs.call(request, metadata=self._metadata())
+        except grpc.aio.AioRpcError as error:
+            await self._refused(message, error)
+            return
+        if response.session_id:
+            self._session_id = response.session_id
+        if (answer := _parse(response.message_json)) is None:
+            await self._fail(message, _not_json())
+        else:
+            await self._to_session.send(answer)
+
+    async def _stream(self, message: types.JSONRPCRequest, request: pb.Request) -> None:
+        """A stream that ends without its response would leave the SDK waiting for ever."""
+        call = self._channels.stubs.stream(request, metadata=self._metadata())
+        try:
+            async for response in call:
+                if response.session_id:
+                    self._session_id = response.session_id
+                one = _parse(response.message_json)
+                if one is None:
+                    await self._fail(message, _not_json())
+                    return
+                await self._to_session.send(one)
+                if isinstance(one.message, types.JSONRPCResponse | types.JSONRPCError):
+                    return
+            await self._fail(message, {"code": types.CONNECTION_CLOSED, "message": NO_RESPONSE})
+        except grpc.aio.AioRpcError as error:
+            await self._refused(message, error)
+        finally:
+            call.cancel()
+
+    async def _notify(self, message: types.JSONRPCNotification) -> None:
+        cancelled = None
+        if message.method == "notifications/cancelled":
+            named = (message.params or {}).get("requestId")
+            cancelled = self._in_flight.get((type(named), named)) if isinstance(named, int | str) else None
+            if not self._session_id or (cancelled is not None and cancelled[1]):
+                # 2026-07-28: the end of the call is the cancel, and the bridge tells the server.
+                if cancelled is not None:
+                    cancelled[0].cancel()
+                return
+        notification = pb.Notification(
+            method=message.method,
+            protocol_version=self._version,
+            session_id=self._session_id,
+            params_json=_encode(message.params) if message.params is not None else b"",
+        )
+        sent = await self._tell(self._channels.stubs.notify, notification, message.method)
+        if cancelled is not None:
+            cancelled[0].cancel()
+        if sent and message.method == "notifications/initialized" and self._session_id:
+            self._group.start_soon(self._listen, self._session_id)
+
+    async def _listen(self, session_id: str) -> None:
+        """What the server sends outside of requests, as long as the session lives; without the right to it, without."""
+        retry_s = _FIRST_RETRY_S
+        while session_id == self._session_id:
+            try:
+                request = pb.ListenRequest(session_id=session_id)
+                async for response in self._channels.stubs.listen(request, metadata=self._metadata()):
+                    retry_s = _FIRST_RETRY_S
+                    if (one := _parse(response.message_json)) is not None:
+                        await self._to_session.send(one)
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ALREADY_EXISTS):
+                    logger.debug("listen ended: %s", error.code().name)
+                    return
+            await anyio.sleep(retry_s)
+            retry_s = min(retry_s * 2, _LAST_RETRY_S)
+
+    async def _tell(self, rpc: Any, request: Any, what: str) -> bool:
+        """A message that nobody answers; a failure is logged, as the SDK does for its own transports."""
+        try:
+            await rpc(request, metadata=self._metadata(), timeout=_NOTIFY_S)
+        except grpc.aio.AioRpcError as error:
+            logger.warning("%s was not delivered: %s: %s", what, error.code().name, error.details())
+            return False
+        return True
+
+    async def _refused(self, message: types.JSONRPCRequest, error: grpc.aio.AioRpcError) -> None:
+        body = error_of(error.code(), error.details())
+        if message.method == "server/discover":
+            self._discover_error = body
+        elif message.method == "initialize" and self._both_denied(body):
+            body = self._discover_error or body
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            await self._channels.renew()
+        await self._fail(message, body)
+
+    def _hides_refusal(self) -> bool:
+        """The SDK takes any error of server/discover for an older server and tries the handshake."""
+        error = self._discover_error
+        return error is not None and error["data"]["grpcStatus"] in _FINAL
+
+    def _both_denied(self, body: dict[str, Any]) -> bool:
+        denied = grpc.StatusCode.PERMISSION_DENIED.name
+        earlier = self._discover_error
+        return earlier is not None and earlier["data"]["grpcStatus"] == body["data"]["grpcStatus"] == denied
+
+    async def _fail(self, message: types.JSONRPCRequest, body: dict[str, Any]) -> None:
+        error = types.JSONRPCError(jsonrpc="2.0", id=message.id, error=types.ErrorData.model_validate(body))
+        await self._to_session.send(SessionMessage(error))
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        if self._token is None:
+            return ()
+        token = self._token if isinstance(self._token, str) else self._token()
+        return (("authorization", f"Bearer {token}"),)
+
+
+def _meta(params: Any) -> dict[str, Any]:
+    meta = params.get("_meta") if params else None
+    return meta if isinstance(meta, dict) else {}
+
+
+def _name(method: str, params: dict[str, Any]) -> str:
+    try:
+        return calls.name_of(method, params)
+    except calls.Malformed:
+        return ""  # authz_service refuses it with the sentence
+
+
+def _encode(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError):
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _parse(message: bytes) -> SessionMessage | None:
+    try:
+        return SessionMessage(types.jsonrpc_message_adapter.validate_json(message, by_name=False))
+    except ValidationError:
+        return None
+
+
+def _not_json() -> dict[str, Any]:
+    return {"code": types.PARSE_ERROR, "message": "the answer is not a JSON-RPC message"}

@@ -1,0 +1,122 @@
+"""The bridge as a process: wiring, start and stop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from mcp_bridge import transport_service, typed_service
+from mcp_bridge.assemble import build_upstream
+from mcp_bridge.exchange import Upstream
+from mcp_bridge.execute import Executor
+from mcp_bridge.metrics import BridgeMetrics
+from mcp_bridge.recording import Recorder
+from mcp_bridge.sessions import Sessions
+from mcp_bridge.settings import BridgeSettings
+from secure_mcp_grpc import lifecycle
+from secure_mcp_grpc.als import AlsSender
+from secure_mcp_grpc.headers import LOG_BRIDGE
+from secure_mcp_grpc.health import Health
+from secure_mcp_grpc.metrics import new_registry, serve_metrics
+
+__all__ = ["new_server", "run"]
+
+PART = "bridge"
+_DRAIN_S = 1.0
+_FLUSH_S = 0.8
+_CLOSE_S = 1.1
+_FRAMING_BYTES = 64 * 1024
+"""What a gRPC message may hold beside params: the limits of settings speak about MCP."""
+
+
+def new_server(executor: Executor, *, max_request_bytes: int, max_answer_bytes: int) -> grpc.aio.Server:
+    """A gRPC server with both MCP services; bind and start it."""
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", max_request_bytes + _FRAMING_BYTES),
+            ("grpc.max_send_message_length", max_answer_bytes + _FRAMING_BYTES),
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    transport_service.add_to(server, transport_service.TransportService(executor))
+    typed_service.add_to(server, typed_service.TypedService(executor))
+    return server
+
+
+async def run(settings: BridgeSettings) -> None:
+    """Serve until SIGTERM or SIGINT; then stop listening, drain, flush records, close upstreams."""
+    stopping = lifecycle.stop_event()
+    run_dir = lifecycle.private_directory(settings.run_dir)
+    socket = lifecycle.socket_path(run_dir, PART)
+    registry = new_registry(PART)
+    metrics = BridgeMetrics(registry)
+    with serve_metrics(registry, settings.metrics_host, settings.metrics_port, PART) as metrics_address:
+        async with _upstream(build_upstream(settings, metrics)) as upstream, _sender(settings) as sender:
+            sessions = Sessions(settings.max_sessions, settings.max_answer_bytes)
+            executor = Executor(
+                upstream,
+                sessions,
+                Recorder(sender.offer, metrics, settings.max_argument_bytes),
+                request_timeout_s=settings.request_timeout_s,
+                max_answer_bytes=settings.max_answer_bytes,
+            )
+            metrics.watch(
+                sessions=lambda: len(sessions),
+                in_flight=lambda: executor.in_flight,
+                pending=lambda: sender.pending,
+                refused=lambda: sender.refused,
+            )
+            health = Health()
+            server = new_server(
+                executor, max_request_bytes=settings.max_request_bytes, max_answer_bytes=settings.max_answer_bytes
+            )
+            health.add_to(server)
+            socket.unlink(missing_ok=True)
+            server.add_insecure_port(f"unix:{socket.absolute()}")
+            await server.start()
+            await health.serving()
+            endpoints = {"grpc": f"unix:{socket.absolute()}", "metrics": metrics_address}
+            lifecycle.announce(run_dir, PART, endpoints)
+            reaping = asyncio.create_task(_reap(executor, settings.idle_s))
+            await stopping.wait()
+            reaping.cancel()
+            lifecycle.withdraw(run_dir, PART)
+            await health.stopping()
+            executor.stop_streams()
+            await server.stop(grace=_DRAIN_S)
+            socket.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def _upstream(upstream: Upstream) -> AsyncIterator[Upstream]:
+    try:
+        await upstream.start()
+        yield upstream
+    finally:
+        async with asyncio.timeout(_CLOSE_S + 1):
+            await upstream.close()
+
+
+@asynccontextmanager
+async def _sender(settings: BridgeSettings) -> AsyncIterator[AlsSender]:
+    """The way to the sink. Records that it does not confirm in time are lost, and said to be."""
+    target = f"unix:{lifecycle.socket_path(settings.run_dir, 'sink').absolute()}"
+    options: list[tuple[str, Any]] = [
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+    ]
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        sender = AlsSender(channel, LOG_BRIDGE, settings.node_id, max_pending=settings.max_pending_records)
+        sending = asyncio.create_task(sender.run(), name="records")
+        try:
+            yield sender
+        finally:
+            await sender.close(sending, timeout_s=_FLUSH_S)
+
+
+async def _reap(executor: Executor, idle_s: float) -> None:
+    while True:
+        await asyncio.sleep(max(0.1, idle_s / 4))
+        await executor.reap(idle_s)

@@ -1,0 +1,84 @@
+"""Settings of mcp_bridge: which MCP servers it serves, and its limits."""
+
+import json
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from secure_mcp_grpc.settings import CommonSettings
+
+__all__ = ["BridgeSettings", "UpstreamSettings"]
+
+UpstreamName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+
+
+class UpstreamSettings(BaseModel):
+    """One MCP server: exactly one of `command` (stdio), `url` (streamable HTTP) and `target` (in this process)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    """Program and arguments. It gets a small environment (PATH, HOME, locale, …) and what `env` adds."""
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    target: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
+    """`package.module:server`: an MCPServer, a low-level Server, or a function without arguments that returns one."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [kind for kind in ("command", "url", "target") if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError("an upstream has exactly one of command, url and target")
+        if self.command is None and (self.env or self.cwd):
+            raise ValueError("env and cwd belong to an upstream with a command")
+        return self
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('expected JSON like {"time": {"command": ["mcp-server-time"]}}') from None
+
+
+class BridgeSettings(CommonSettings):
+    """Section `bridge`, variables `MCP_BRIDGE_…`; `MCP_BRIDGE_UPSTREAMS` holds the same mapping as JSON."""
+
+    section: ClassVar[str] = "bridge"
+    env_prefix: ClassVar[str] = "MCP_BRIDGE_"
+
+    upstreams: Annotated[dict[UpstreamName, UpstreamSettings], BeforeValidator(_from_json)] = Field(default={})
+    """Name → MCP server."""
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9091
+
+    max_request_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    max_answer_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    """Largest message from an upstream, and all that is held for one slow reader."""
+
+    request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """How long an upstream may take to answer; `subscriptions/listen` may take for ever."""
+    child_start_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    idle_s: Annotated[float, Field(gt=0)] = 600.0
+    """A child process or session that was not used this long is ended."""
+    max_children: Annotated[int, Field(ge=1)] = 64
+    """Child processes of one upstream, over all identities and sessions."""
+    max_sessions: Annotated[int, Field(ge=1)] = 1000
+    """Sessions of the handshake era, over all identities."""
+
+    max_argument_bytes: Annotated[int, Field(ge=0)] = 2048
+    """How much of a call's arguments a record keeps, sanitized."""
+    max_pending_records: Annotated[int, Field(ge=1)] = 100_000
+
+    @field_validator("upstreams")
+    @classmethod
+    def _at_least_one(cls, value: dict[str, UpstreamSettings]) -> dict[str, UpstreamSettings]:
+        if not value:
+            raise ValueError(
+                "name at least one MCP server: {name: {command: […]}}, {url: …} or {target: module:server}"
+            )
+        return value

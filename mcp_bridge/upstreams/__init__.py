@@ -1,0 +1,1 @@
+"""The MCP servers behind the bridge, one module for each way to reach them."""

@@ -1,0 +1,157 @@
+"""One child process that speaks MCP over its standard input and output."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mcp_bridge.errors import too_large, unavailable
+from mcp_bridge.exchange import Session
+from mcp_bridge.multiplex import Multiplex
+from mcp_bridge.upstreams import launch
+from mcp_bridge.upstreams.lines import LineReader, TooLong, one_line
+from secure_mcp_grpc import logs
+
+__all__ = ["Child"]
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 256 * 1024
+_STDERR_LINE_BYTES = 2048
+_STDERR_LINES_PER_S = 20
+_END_OF_INPUT_S = 0.4
+_TERMINATE_S = 0.4
+
+
+class Child:
+    """A started child and the requests on it. Make one with `start`; `close` leaves no process of its group behind."""
+
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, session: Session | None, max_message_bytes: int
+    ) -> None:
+        self._name = name
+        self._process = process
+        self._max_message_bytes = max_message_bytes
+        self.started = time.monotonic()
+        self.closing = False
+        self.peer = Multiplex(name, self._write, session)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def start(
+        cls,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str | None,
+        session: Session | None,
+        max_message_bytes: int,
+        on_end: Callable[["Child"], None],
+    ) -> "Child":
+        """Start `command` in a process group of its own. Raises `HopError` where the system refuses."""
+        arguments = (sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid()), *command)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+                limit=_CHUNK_BYTES,
+            )
+        except OSError as error:
+            logs.event(logger, logging.WARNING, "upstream_not_started", server=name, reason=error.strerror)
+            raise unavailable(f"the MCP server {name} cannot be started") from None
+        child = cls(name, process, session, max_message_bytes)
+        child._tasks = [
+            asyncio.create_task(child._read(on_end), name=f"{name} stdout"),
+            asyncio.create_task(child._log(), name=f"{name} stderr"),
+        ]
+        logs.event(logger, logging.INFO, "upstream_started", server=name, pid=process.pid)
+        return child
+
+    async def drain(self) -> None:
+        """Wait until the child has room for more input."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(ConnectionError):
+                await self._process.stdin.drain()
+
+    async def close(self) -> None:
+        """End of input, then SIGTERM, then SIGKILL to the whole group (2025-11-25, "Shutdown", stdio)."""
+        self.closing = True
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if not await self._ended(_END_OF_INPUT_S):
+            self._signal(signal.SIGTERM)
+            await self._ended(_TERMINATE_S)
+        self._signal(signal.SIGKILL)
+        await self._process.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _write(self, message: bytes) -> None:
+        if self._process.stdin is not None and not self._process.stdin.is_closing():
+            self._process.stdin.write(one_line(message))
+
+    async def _ended(self, timeout_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._process.wait()
+        return self._process.returncode is not None
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the group, which is also there when the child itself is gone."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    async def _read(self, on_end: Callable[["Child"], None]) -> None:
+        lines = LineReader(self._max_message_bytes)
+        while chunk := await _pipe(self._process.stdout).read(_CHUNK_BYTES):
+            for line in lines.feed(chunk):
+                if isinstance(line, TooLong):
+                    answer = f"an answer of the MCP server {self._name}"
+                    self.peer.broken(line.head, line.tail, too_large(answer, self._max_message_bytes))
+                elif line.strip():
+                    self.peer.received(line)
+        # Without its output the child is of no use, even if it still runs.
+        if not await self._ended(_TERMINATE_S):
+            self._signal(signal.SIGKILL)
+            await self._process.wait()
+        status = self._process.returncode
+        if not self.closing:
+            logs.event(logger, logging.WARNING, "upstream_ended", server=self._name, status=status)
+        start = "cannot be started" if status == launch.CANNOT_START else "ended before it answered"
+        self.peer.fail(unavailable(f"the MCP server {self._name} {start}"))
+        on_end(self)
+
+    async def _log(self) -> None:
+        """Keep what the child says on stderr, as bounded lines at a bounded rate; the rest is counted."""
+        lines = LineReader(_STDERR_LINE_BYTES)
+        second, written, dropped = 0, 0, 0
+        while chunk := await _pipe(self._process.stderr).read(_CHUNK_BYTES):
+            for line in lines.feed(chunk):
+                if (now := int(time.monotonic())) != second:
+                    if dropped:
+                        logs.event(logger, logging.WARNING, "upstream_stderr_dropped", server=self._name, lines=dropped)
+                    second, written, dropped = now, 0, 0
+                if written >= _STDERR_LINES_PER_S:
+                    dropped += 1
+                    continue
+                written += 1
+                text = (line.head if isinstance(line, TooLong) else line).decode("utf-8", "replace").rstrip()
+                logs.event(logger, logging.INFO, "upstream_stderr", server=self._name, line=text)
+
+
+def _pipe(stream: asyncio.StreamReader | None) -> asyncio.StreamReader:
+    """asyncio types it as optional; `start` always asks for it."""
+    if stream is None:
+        raise RuntimeError("the child was started without a pipe")
+    return stream
