@@ -91,6 +91,7 @@ class Journal:
         self._unrecorded = 0
         self._dirty = False
         self._descriptor = -1
+        self._retired: list[int] = []
         try:
             self._lock = journal_files.lock(directory)
             self._number, self._end, self._last_hash = self._resume()
@@ -130,17 +131,18 @@ class Journal:
 
     async def sync(self) -> None:
         """Force what is written to the disk, in a thread. Never raises."""
-        if not self._dirty:
-            return
-        self._dirty = False
+        retired, self._retired = self._retired, []
         try:
-            descriptor = os.dup(self._descriptor)  # a rotation may close the original meanwhile
-            try:
+            if self._dirty:
+                self._dirty = False
+                retired.append(os.dup(self._descriptor))  # a rotation may close the original meanwhile
+            for descriptor in retired:
                 await asyncio.to_thread(os.fsync, descriptor)
-            finally:
-                os.close(descriptor)
         except OSError as error:
             self._fail(error)
+        finally:
+            for descriptor in retired:
+                os.close(descriptor)
 
     async def close(self) -> None:
         await self.sync()
@@ -213,7 +215,8 @@ class Journal:
         return self.seq
 
     def _rotate(self) -> None:
-        os.fsync(self._descriptor)
+        self._retired.append(self._descriptor)  # `sync` forces it to the disk and closes it
+        self._descriptor = -1
         self._number += 1
         self._end = 0
         self._open()
@@ -255,6 +258,8 @@ class Journal:
 
     def _check_in_place(self) -> None:
         """A file that was removed or moved would take records that nobody can find: go on in a new one."""
+        if self._descriptor < 0:  # `_recover` opens it
+            return
         path = self._directory / journal_files.file_name(self._number)
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(self._descriptor)):
