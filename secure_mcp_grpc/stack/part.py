@@ -78,7 +78,8 @@ class RunningPart:
         self._process: asyncio.subprocess.Process | None = None
         self._copying: asyncio.Task[None] | None = None
         self._tail: deque[str] = deque(maxlen=20)
-        self._stopping = False
+        self._stopping = asyncio.Event()
+        self._starting = asyncio.Lock()
 
     async def start(self) -> None:
         """Start and wait until ready; raises `UserError` with the part's last words if it ends or takes too long."""
@@ -101,12 +102,12 @@ class RunningPart:
     async def watch(self) -> None:
         """Restart the process whenever it ends, with back-off; returns once `stop` was called."""
         backoff_s = _FIRST_BACKOFF_S
-        while not self._stopping:
+        while not self._stopping.is_set():
             process, up_since = self._process, time.monotonic()
             if process is None:
                 return
             code = await process.wait()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             await self._finish_output()
             if time.monotonic() - up_since > _STEADY_S:
@@ -115,9 +116,10 @@ class RunningPart:
             self._set("restarting", why=why, restarts=self.state.restarts + 1)
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
-            if self._stopping:
-                return
-            process = await self._spawn()
+            async with self._starting:  # `stop` must not look away while a process comes into being
+                if self._stopping.is_set():
+                    return
+                process = await self._spawn()
             if await self._wait_ready(process):
                 self._set("ready", pid=process.pid)
             elif process.returncode is None:
@@ -125,8 +127,9 @@ class RunningPart:
 
     async def stop(self) -> None:
         """Drain, SIGTERM, and SIGKILL after `stop_timeout_s`; nothing of the part is left afterwards."""
-        self._stopping = True
-        process = self._process
+        self._stopping.set()
+        async with self._starting:
+            process = self._process
         if process is None or process.returncode is not None:
             await self._finish_output()
             self._set("stopped")
@@ -147,7 +150,7 @@ class RunningPart:
 
     def kill(self) -> None:
         """SIGKILL to the process and its children, for the last resort."""
-        self._stopping = True
+        self._stopping.set()
         if self._process is not None and self._process.returncode is None:
             _kill_group(self._process.pid)
 
@@ -177,7 +180,7 @@ class RunningPart:
 
     async def _wait_ready(self, process: asyncio.subprocess.Process) -> bool:
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while process.returncode is None and time.monotonic() < deadline and not self._stopping:
+        while process.returncode is None and time.monotonic() < deadline and not self._stopping.is_set():
             if await self.spec.probe(process.pid):
                 return True
             await asyncio.sleep(_PROBE_EVERY_S)

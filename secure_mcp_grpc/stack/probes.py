@@ -37,7 +37,7 @@ async def serving_status(run_dir: Path, part: str, *, timeout_s: float = 2.0) ->
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             return error.code().name
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
 async def part_ready(run_dir: Path, part: str, pid: int) -> bool:
