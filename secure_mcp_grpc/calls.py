@@ -146,8 +146,7 @@ def read_notification(notification: pb.Notification) -> McpCall:
 def name_of(method: str, params: Mapping[str, Any]) -> str:
     """What `params` names under `method`: a tool, a prompt or a resource URI; "" where it names nothing."""
     if method == "completion/complete":
-        reference = params.get("ref")
-        value = reference.get("name", reference.get("uri", "")) if isinstance(reference, dict) else ""
+        value = _completed(params.get("ref"))
     elif key := _NAME_KEYS.get(method):
         value = params.get(key)
     else:
@@ -155,6 +154,15 @@ def name_of(method: str, params: Mapping[str, Any]) -> str:
     if not isinstance(value, str):
         raise Malformed(f"params of {method} must name what is asked for, as a string")
     return value
+
+
+def _completed(reference: Any) -> Any:
+    """What a completion's `ref` names: a prompt by `name` or a resource template by `uri`, never both."""
+    if not isinstance(reference, dict):
+        return ""
+    if "name" in reference and "uri" in reference:
+        raise Malformed("params.ref must have a name or a uri, not both")
+    return reference.get("name", reference.get("uri", ""))
 
 
 def parse_json_object(text: bytes) -> dict[str, Any]:

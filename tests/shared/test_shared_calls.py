@@ -67,6 +67,11 @@ def test_the_name_is_what_the_spec_names(method: str, params: dict[str, Any], na
         {"params_json": b'{"name":"t\\ud800"}', "name": "t"},
         {"params_json": b"\xff"},
         {"params_json": b'{"name":"t","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}'},
+        {
+            "method": "completion/complete",
+            "name": "public",
+            "params_json": b'{"ref":{"type":"ref/resource","uri":"secret://x","name":"public"}}',
+        },
         {"method": ""},
         {"method": "grpc:listen", "name": ""},
         {"method": "tools/call\n"},
