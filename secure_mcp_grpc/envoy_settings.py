@@ -1,0 +1,175 @@
+"""Settings of Envoy: sections `server`, `limits` and `egress` of the file, and the environment variables beside them."""
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from secure_mcp_grpc.errors import UserError
+from secure_mcp_grpc.settings import CONFIG_ENV, CommonSettings, from_env, read_config
+
+__all__ = ["EgressPeer", "EnvoySettings"]
+
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[?[0-9A-Fa-f:]+\]?"
+_PEER = re.compile(rf"(?P<local_port>\d+)=(?P<identity>[^@]+)@(?P<host>{_HOST}):(?P<port>\d+)")
+_TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,253}[a-z0-9])?")
+_SPIFFE_ID = re.compile(r"spiffe://[a-z0-9][a-z0-9._-]{0,254}(?:/[A-Za-z0-9._-]+)+")
+
+
+class EgressPeer(BaseModel):
+    """Another pod, reached through a loopback port. In text: `15001=model-b@model-b.pods:8443`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    local_port: int = Field(ge=0, le=65535)
+    """Loopback port of the egress listener; 0 lets the system choose."""
+    identity: str
+    """Whom the peer must be: a SPIFFE ID, or its path in the first trust domain."""
+    host: str = Field(pattern=rf"^(?:{_HOST})$")
+    port: int = Field(ge=1, le=65535)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if not (found := _PEER.fullmatch(value)):
+            raise ValueError("a peer is written LOCAL_PORT=IDENTITY@HOST:PORT")
+        return {**found.groupdict(), "host": found["host"].strip("[]")}
+
+    @property
+    def host_is_address(self) -> bool:
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+
+class _LimitSettings(CommonSettings):
+    section: ClassVar[str] = "limits"
+    env_prefix: ClassVar[str] = "MCP_LIMITS_"
+
+    per_client_per_second: int = Field(default=200, ge=1)
+    """Requests per second of one client certificate's identity, sustained."""
+    per_client_burst: int = Field(default=400, ge=1)
+    """Requests that an identity may send at once after a pause."""
+    per_tool_per_second: int = Field(default=100, ge=1)
+    """The same for one subject, method and tool."""
+    per_tool_burst: int = Field(default=200, ge=1)
+    max_identities: int = Field(default=1000, ge=1, le=1_000_000)
+    """Buckets kept for identities; the least recently used is forgotten, and starts full when it comes back."""
+    max_identity_tools: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_request_bytes: int = Field(default=1_048_576, ge=1024, le=64 * 1_048_576)
+    """Size of a gRPC request body, its 5 bytes of frame header included."""
+    max_connections: int = Field(default=1000, ge=1)
+    max_requests: int = Field(default=1024, ge=1)
+    """Requests that wait for the bridge at the same time."""
+    max_streams: int = Field(default=256, ge=1, le=2_147_483_647)
+    """Requests of one connection at the same time."""
+    max_heap_bytes: int = Field(default=256 * 1_048_576, ge=64 * 1_048_576)
+    """Envoy refuses requests when its heap comes near to this."""
+    max_call_s: float = Field(default=300.0, gt=0)
+    """Duration of a unary call."""
+    max_stream_s: float = Field(default=3600.0, gt=0)
+    """Duration of a streaming call."""
+    max_connection_s: float = Field(default=3600.0, gt=0)
+    """Age at which a connection is drained, so that certificates are verified again."""
+    stream_idle_s: float = Field(default=300.0, gt=0)
+    authz_timeout_s: float = Field(default=2.0, gt=0)
+    """Time that authz_service has for a decision."""
+
+
+class _EgressSettings(_LimitSettings):
+    section: ClassVar[str] = "egress"
+    env_prefix: ClassVar[str] = "MCP_EGRESS_"
+
+    peers: list[EgressPeer] = []
+    """Pods that this pod calls."""
+
+
+class EnvoySettings(_EgressSettings):
+    """What Envoy's configuration is rendered from."""
+
+    section: ClassVar[str] = "server"
+    env_prefix: ClassVar[str] = "MCP_SERVER_"
+
+    host: str = "127.0.0.1"
+    """Address that clients connect to; an IP address, or localhost."""
+    port: int = Field(default=8443, ge=0, le=65535)
+    """0 lets the system choose; `listener_address` tells."""
+    auth_type: Annotated[str, from_env("MCP_AUTH_TYPE")] = "mtls"
+    cert_path: Annotated[Path, from_env("MCP_CERT_PATH")] = Path("certs/tls.crt")
+    key_path: Annotated[Path, from_env("MCP_KEY_PATH")] = Path("certs/tls.key")
+    ca_path: Annotated[Path, from_env("MCP_CA_PATH")] = Path("certs/ca.crt")
+    concurrency: int = Field(default=1, ge=1, le=64)
+    """Envoy's worker threads: one serves a pod, and each costs memory."""
+
+    @field_validator("host")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if value == "localhost":
+            return "127.0.0.1"
+        try:
+            return str(ipaddress.ip_address(value.strip("[]")))
+        except ValueError:
+            raise ValueError("expected an IP address, such as 127.0.0.1 or 0.0.0.0") from None
+
+    @field_validator("auth_type")
+    @classmethod
+    def _is_supported(cls, value: str) -> str:
+        if value != "mtls":
+            raise ValueError("not supported yet; the only authentication type is mtls")
+        return value
+
+    @field_validator("trust_domains")
+    @classmethod
+    def _are_trust_domains(cls, value: list[str]) -> list[str]:
+        for domain in value:
+            if not _TRUST_DOMAIN.fullmatch(domain):
+                raise ValueError(f"{domain!r} is not a SPIFFE trust domain (lower-case letters, digits, . _ -)")
+        return value
+
+    @field_validator("peers")
+    @classmethod
+    def _are_distinct(cls, value: list[EgressPeer]) -> list[EgressPeer]:
+        ports = [peer.local_port for peer in value if peer.local_port]
+        if len(set(ports)) != len(ports):
+            raise ValueError("two peers have the same local_port")
+        return value
+
+    @model_validator(mode="after")
+    def _peers_have_identities(self) -> Self:
+        for peer in self.peers:
+            if not _SPIFFE_ID.fullmatch(self.peer_spiffe_id(peer)):
+                raise ValueError(f"egress peer identity {peer.identity!r} is not a SPIFFE ID or the path of one")
+        return self
+
+    def peer_spiffe_id(self, peer: EgressPeer) -> str:
+        """The SPIFFE ID that `peer` must show."""
+        if peer.identity.startswith("spiffe://"):
+            return peer.identity
+        return f"spiffe://{self.trust_domains[0]}/{peer.identity}"
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, config: Path | None = None) -> Self:
+        """As `Settings.load`; unknown names in `limits` and `egress` are refused like those in `server`."""
+        environ = os.environ if environ is None else environ
+        path = config or (Path(environ[CONFIG_ENV]) if environ.get(CONFIG_ENV) else None)
+        document = read_config(path) if path else {}
+        for base in (_LimitSettings, _EgressSettings):
+            known = set(base.__annotations__)
+            if unknown := sorted(str(key) for key in document.get(base.section, {}) if key not in known):
+                raise UserError(f"unknown setting {path}: {base.section}.{unknown[0]}; known are {_join(known)}")
+            variables = {f"{base.env_prefix}{name.upper()}" for name in known}
+            if unknown := sorted(name for name in environ if name.startswith(base.env_prefix) and name not in variables):
+                raise UserError(f"unknown setting {unknown[0]}; known are {_join(variables)}")
+        return super().load(environ, config)
+
+
+def _join(names: set[str]) -> str:
+    return ", ".join(sorted(names))
