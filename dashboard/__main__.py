@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 PART: Final = "dashboard"
 _PROBE_S: Final = 2.0
+_PROBE_TIMEOUT_S: Final = 1
 _STOP_S: Final = 1.8
 
 
@@ -54,7 +55,8 @@ async def run(settings: DashboardSettings) -> None:
 
 async def _probe(settings: DashboardSettings, health: Health) -> None:
     """Serving means: the store answers, so pages can show something."""
-    store = Store(settings)
+    await health.not_serving()
+    store = Store(settings, _PROBE_TIMEOUT_S)
     try:
         while True:
             up = await asyncio.to_thread(store.ping)

@@ -35,9 +35,13 @@ Parameters = dict[str, type_of_value]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A statement that ends in `LIMIT {max_rows:UInt32}`, its name in metrics and the rows it shows at most."""
+    """A statement that ends in `LIMIT {max_rows:UInt32}`, with its name in metrics and the rows it shows at most.
+
+    `columns` are its columns' names, space-separated: an answer without rows comes without them.
+    """
 
     name: str
+    columns: str
     sql: str
     max_rows: int
 
@@ -69,10 +73,11 @@ _KEPT: Final = """
     AND (empty({outcomes:Array(String)}) OR has({outcomes:Array(String)}, outcome))
 """
 
-PING: Final = Query("ping", "SELECT 1 AS up LIMIT {max_rows:UInt32}", 1)
+PING: Final = Query("ping", "up", "SELECT 1 AS up LIMIT {max_rows:UInt32}", 1)
 
 ACTIVITY: Final = Query(
     "activity",
+    "source stored latest",
     """
     SELECT 'requests' AS source, count() AS stored, max(ts) AS latest FROM requests
     UNION ALL
@@ -85,6 +90,8 @@ ACTIVITY: Final = Query(
 
 SUMMARY: Final = Query(
     "summary",
+    "current requests allowed denied limited error unavailable cancelled "
+    "identities tools request_bytes response_bytes duration_us",
     f"""
     SELECT
         ts >= fromUnixTimestamp64Micro({{start_us:Int64}}, 'UTC') AS current,
@@ -113,6 +120,7 @@ SUMMARY: Final = Query(
 
 TIMELINE: Final = Query(
     "timeline",
+    "bucket outcome requests",
     f"""
     SELECT
         intDiv(toUnixTimestamp(ts), {{bucket_s:UInt32}}) * {{bucket_s:UInt32}} AS bucket,
@@ -129,6 +137,7 @@ TIMELINE: Final = Query(
 
 TOOLS: Final = Query(
     "tools",
+    "method tool requests allowed refused failed duration_us",
     f"""
     SELECT
         method,
@@ -149,6 +158,7 @@ TOOLS: Final = Query(
 
 FLOWS: Final = Query(
     "flows",
+    "identity method tool outcome calls bytes",
     f"""
     SELECT
         identity, method, tool, outcome,
@@ -165,6 +175,7 @@ FLOWS: Final = Query(
 
 REASONS: Final = Query(
     "reasons",
+    "identity method tool reason rule requests latest",
     f"""
     SELECT identity, method, tool, reason, rule, count() AS requests, max(ts) AS latest
     FROM requests
@@ -178,6 +189,7 @@ REASONS: Final = Query(
 
 LIMITS: Final = Query(
     "limits",
+    "identity method tool details requests earliest latest",
     f"""
     SELECT identity, method, tool, details, count() AS requests, min(ts) AS earliest, max(ts) AS latest
     FROM requests
@@ -191,6 +203,7 @@ LIMITS: Final = Query(
 
 REFUSALS: Final = Query(
     "refusals",
+    "ts outcome identity user method tool reason rule grpc_status peer_address spiffe_id request_id",
     f"""
     SELECT
         ts, outcome, identity, user, method, tool, reason, rule, grpc_status, peer_address, spiffe_id, request_id
@@ -204,6 +217,7 @@ REFUSALS: Final = Query(
 
 HANDSHAKES: Final = Query(
     "handshakes",
+    "ts failure claimed_id claimed_subject sni tls_version peer_address",
     f"""
     SELECT ts, failure, claimed_id, claimed_subject, sni, tls_version, peer_address
     FROM handshakes
@@ -216,6 +230,7 @@ HANDSHAKES: Final = Query(
 
 HANDSHAKE_TIMELINE: Final = Query(
     "handshake_timeline",
+    "bucket handshakes",
     f"""
     SELECT intDiv(toUnixTimestamp(ts), {{bucket_s:UInt32}}) * {{bucket_s:UInt32}} AS bucket, count() AS handshakes
     FROM handshakes
@@ -229,6 +244,7 @@ HANDSHAKE_TIMELINE: Final = Query(
 
 CHOICES: Final = Query(
     "choices",
+    "identities servers methods tools",
     f"""
     SELECT
         arraySort(groupUniqArray(200)(toString(identity))) AS identities,

@@ -49,8 +49,10 @@ class Answer:
 class Store:
     """A client that connects when first asked and again after a failure. Safe to share between threads."""
 
-    def __init__(self, settings: DashboardSettings) -> None:
+    def __init__(self, settings: DashboardSettings, timeout_s: int | None = None) -> None:
+        """`timeout_s` bounds each query instead of the settings' `query_timeout_s`."""
         self._settings = settings
+        self._timeout_s = timeout_s or settings.query_timeout_s
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._address = "the configured address"
@@ -92,8 +94,8 @@ class Store:
             if failure.code in ("away", "refused"):
                 self.close()
             raise failure from None
-        rows = result.result_columns or [[] for _ in result.column_names]
-        frame = pd.DataFrame(dict(zip(result.column_names, rows, strict=True)), columns=list(result.column_names))
+        rows = dict(zip(result.column_names, result.result_columns, strict=True)) if result.row_count else {}
+        frame = pd.DataFrame(rows, columns=query.columns.split())
         return Answer(frame.head(query.max_rows), len(frame) > query.max_rows)
 
     def _connected(self) -> Client:
@@ -127,11 +129,11 @@ class Store:
             password=unquote(parts.password or ""),
             database=unquote(parts.path.strip("/")) or "mcp",
             connect_timeout=_CONNECT_TIMEOUT_S,
-            send_receive_timeout=self._settings.query_timeout_s + 1,
+            send_receive_timeout=self._timeout_s + 1,
             # A session would serialize the queries of all pages that are open.
             autogenerate_session_id=False,
             query_retries=0,
-            settings={"max_execution_time": self._settings.query_timeout_s},
+            settings={"max_execution_time": self._timeout_s},
             tz_mode="aware",
             client_name="secure-mcp-grpc-dashboard",
         )
@@ -154,8 +156,8 @@ class Store:
         if code in _NO_TABLES:
             return StoreError("no_tables", "The store has no tables yet; trace_sink makes them when it starts.")
         if code in _TOO_LONG:
-            limit = self._settings.query_timeout_s
-            return StoreError("slow", f"The store did not finish within {limit} s; choose a shorter time range.")
+            sentence = f"The store did not finish within {self._timeout_s} s; choose a shorter time range."
+            return StoreError("slow", sentence)
         if code in _TOO_MUCH:
             return StoreError("large", "The answer is too large for the store's limits; choose a shorter time range.")
         if code is None or isinstance(error, OperationalError) or not isinstance(error, DatabaseError):

@@ -4,7 +4,6 @@ The colours are Okabe and Ito's palette, which people with the common forms of
 colour blindness tell apart; every chart also names the outcome in words.
 """
 
-import unicodedata
 from collections.abc import Mapping
 from typing import Final
 
@@ -62,13 +61,11 @@ def translucent(colour: str, alpha: float) -> str:
 def plain(text: str) -> str:
     """`text` so that Plotly, which reads a little HTML in labels, shows exactly its characters.
 
-    Control and bidirectional characters are written as escapes: they could
+    Control, bidirectional and other unprintable characters are written as escapes: they could
     make one name look like another.
     """
     visible = "".join(
-        character
-        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
         for character in text
     )
     return visible.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

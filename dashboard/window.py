@@ -7,16 +7,17 @@ from typing import Final
 
 __all__ = ["CUSTOM", "DEFAULT_RANGE", "OUTCOMES", "RANGES", "REFUSED", "Filters", "Window", "custom", "last"]
 
+# Shown as they are and kept in the URL as they are: `?range=Last+hour`.
 RANGES: Final[Mapping[str, timedelta]] = {
-    "15m": timedelta(minutes=15),
-    "1h": timedelta(hours=1),
-    "6h": timedelta(hours=6),
-    "24h": timedelta(hours=24),
-    "7d": timedelta(days=7),
-    "30d": timedelta(days=30),
+    "Last 15 minutes": timedelta(minutes=15),
+    "Last hour": timedelta(hours=1),
+    "Last 6 hours": timedelta(hours=6),
+    "Last 24 hours": timedelta(hours=24),
+    "Last 7 days": timedelta(days=7),
+    "Last 30 days": timedelta(days=30),
 }
-CUSTOM: Final = "custom"
-DEFAULT_RANGE: Final = "1h"
+CUSTOM: Final = "Custom (UTC)"
+DEFAULT_RANGE: Final = "Last hour"
 
 OUTCOMES: Final = ("allowed", "denied", "limited", "error", "unavailable", "cancelled")
 """Outcomes of a request, in the order in which they are drawn."""

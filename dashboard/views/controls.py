@@ -15,15 +15,7 @@ from dashboard.window import CUSTOM, DEFAULT_RANGE, OUTCOMES, RANGES, Filters, W
 __all__ = ["Scope", "current", "draw"]
 
 _STATE: Final = "_scope"
-_RANGE_TEXT: Final = {
-    "15m": "Last 15 minutes",
-    "1h": "Last hour",
-    "6h": "Last 6 hours",
-    "24h": "Last 24 hours",
-    "7d": "Last 7 days",
-    "30d": "Last 30 days",
-    CUSTOM: "From … to … (UTC)",
-}
+_CHOICES: Final = (*RANGES, CUSTOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +33,7 @@ class Scope:
 
     @property
     def span_text(self) -> str:
-        return _RANGE_TEXT[self.span].removeprefix("Last ") if self.fixed is None else "window"
+        return self.span.removeprefix("Last ") if self.fixed is None else "window"
 
 
 def current() -> Scope:
@@ -56,9 +48,8 @@ def draw() -> None:
     with st.sidebar:
         span = st.selectbox(
             "Time range",
-            list(_RANGE_TEXT),
-            index=list(_RANGE_TEXT).index(DEFAULT_RANGE),
-            format_func=lambda name: _RANGE_TEXT.get(name, name),
+            _CHOICES,
+            index=_CHOICES.index(DEFAULT_RANGE),
             key="range",
             bind="query-params",
         )

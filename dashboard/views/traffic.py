@@ -33,8 +33,8 @@ def _body(scope: Scope, window: Window) -> None:
     links = charts.flows(answer.frame)
     calls = sum(link.calls for link in links)
     refused = sum(link.calls for link in links if link.outcome in REFUSED)
-    qualifier = " at least" if answer.truncated else ""
-    st.markdown(f"{qualifier} **{calls:,}** calls, **{refused:,}** of them refused".strip())
+    qualifier = "At least " if answer.truncated else ""
+    st.markdown(f"{qualifier}**{calls:,}** calls, **{refused:,}** of them refused")
     if answer.truncated:
         st.warning(
             f"Only the {len(answer.frame):,} largest flows are drawn; narrow the filters to see the others.",
