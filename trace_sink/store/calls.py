@@ -17,11 +17,18 @@ __all__ = ["Call", "Credentials", "Statement", "credentials", "plain_body", "rea
 MAX_STATEMENT_BYTES = 16 << 20
 MAX_INSERT_HEAD_BYTES = 1 << 20
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_TRANSPORT = frozenset(
-    "query user password database default_format session_id session_timeout session_check close_session query_id "
-    "quota_key wait_end_of_query buffer_size compress decompress enable_http_compression stacktrace role "
-    "send_progress_in_http_headers http_headers_progress_interval_ms client_protocol_version readonly log_comment "
-    "cancel_http_readonly_queries_on_client_close http_zlib_compression_level http_wait_end_of_query".split()
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_TRANSPORT = _names(
+    "query user password database default_format session_id session_timeout session_check "
+    "close_session query_id quota_key wait_end_of_query buffer_size compress decompress "
+    "enable_http_compression stacktrace role send_progress_in_http_headers "
+    "http_headers_progress_interval_ms client_protocol_version readonly log_comment "
+    "cancel_http_readonly_queries_on_client_close http_zlib_compression_level http_wait_end_of_query"
 )
 """Parameters of the URL that are not settings of the query, or that the store answers for itself."""
 

@@ -145,7 +145,7 @@ class _Frames:
                 self._frame = self._make()
             try:
                 pieces.append(self._frame.decompress(data, _MAX_STEP_BYTES))
-            except (RuntimeError, zlib.error, ValueError, *_zstd_errors()):
+            except _damage():
                 raise StoreError.of(errors.INCORRECT_DATA, "The compressed body is damaged") from None
             data = b""
             if self._frame.eof:
@@ -158,6 +158,7 @@ class _Frames:
             raise StoreError.of(errors.INCORRECT_DATA, "The compressed body ends too early")
 
 
-def _zstd_errors() -> tuple[type[Exception], ...]:
+def _damage() -> tuple[type[Exception], ...]:
+    """What the libraries raise for data that is not of their format."""
     module = _zstd()
-    return (module.ZstdError,) if module else ()
+    return (RuntimeError, zlib.error, ValueError, *((module.ZstdError,) if module else ()))

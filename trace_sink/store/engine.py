@@ -7,6 +7,7 @@ directory in a process and does not survive a fork.
 """
 
 import fcntl
+import importlib
 import importlib.util
 import os
 import sys
@@ -234,7 +235,7 @@ def _load() -> Any:
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules["chdb"] = package
     try:
-        from chdb import _chdb
+        _chdb: Any = importlib.import_module("chdb._chdb")
     except ImportError:
         raise UserError("chdb cannot be loaded; it needs a CPU with AVX2 (x86-64) or an ARM64 one") from None
     # SIGTERM and SIGINT are the event loop's.

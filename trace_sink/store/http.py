@@ -79,7 +79,7 @@ class StoreApp:
                 await self._serve(request, responder)
         except ClientDisconnect:
             logs.event(logger, logging.DEBUG, "client_gone")
-        except Exception:  # top of the application: a bug must not show its insides
+        except Exception:  # noqa: BLE001 - top of the application: a bug must not show its insides
             logs.event(logger, logging.ERROR, "request_failed")
             await responder.error(StoreError.of((1002, "UNKNOWN_EXCEPTION"), "The store failed; see its log"))
 
@@ -137,8 +137,11 @@ class StoreApp:
         self, request: Request, responder: Responder, call: Call, statement: Statement, role: Role
     ) -> None:
         async with self._connection(call, role) as connection:
-            if statement.insert:
-                await self._insert(responder, call, statement, connection, request.state.body)
+            if statement.insert and statement.insert.format:
+                inserter = await self._call(
+                    call, connection.insert, statement.insert.statement, statement.insert.format
+                )
+                await self._insert(responder, call, inserter, statement.data, request.state.body)
                 return
             async with self._killed_on_disconnect(request, responder, call):
                 await self._query(responder, call, statement.sql, connection)
@@ -194,14 +197,10 @@ class StoreApp:
             await self._call(call, _close, blocks)
 
     async def _insert(
-        self, responder: Responder, call: Call, statement: Statement, connection: Connection, body: AsyncIterator[bytes]
+        self, responder: Responder, call: Call, inserter: Inserter, first: bytes, body: AsyncIterator[bytes]
     ) -> None:
-        head = statement.insert
-        assert head is not None
-        assert head.format is not None
-        inserter: Inserter = await self._call(call, connection.insert, head.statement, head.format)
         try:
-            pending = bytearray(statement.data)
+            pending = bytearray(first)
             async for piece in body:
                 pending += piece
                 if len(pending) >= _APPEND_BYTES:

@@ -11,7 +11,7 @@ class StoreMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "mcp_store_requests_total",
-            "Statements by user (reader, writer), kind (insert, select, other) and outcome (ok, refused, failed, gone).",
+            "Statements by user, kind (insert, select, other) and outcome (ok, refused, failed, gone).",
             ["user", "kind", "outcome"],
             registry=registry,
         )

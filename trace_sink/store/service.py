@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Generator
@@ -50,9 +51,7 @@ async def run(settings: StoreSettings) -> None:
         opened = await asyncio.to_thread(_open, settings, data_dir)
         store_metrics.open_seconds.set(time.perf_counter() - started)
         async with health.serve_health(socket_path) as state:
-            await _serve(
-                opened, users, store_metrics, listener.fileno(), stop, state, run_dir, address, metrics_address
-            )
+            await _serve(opened, users, store_metrics, listener, stop, state, run_dir, address, metrics_address)
 
 
 def _open(settings: StoreSettings, data_dir: Path) -> engine.Engine:
@@ -75,7 +74,7 @@ async def _serve(
     opened: engine.Engine,
     users: passwords.Users,
     store_metrics: StoreMetrics,
-    descriptor: int,
+    listener: socket.socket,
     stop: asyncio.Event,
     state: health.Health,
     run_dir: Path,
@@ -100,7 +99,6 @@ async def _serve(
     server = Server(
         uvicorn.Config(
             app,
-            fd=descriptor,
             http="h11",
             ws="none",
             lifespan="off",
@@ -114,9 +112,11 @@ async def _serve(
         )
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    serving = asyncio.create_task(server.serve())
+    # asyncio would do this only for sockets that it made; without it each small answer waits 40 ms for an ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
-    while not server.started and not serving.done():
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
     await state.serving()
     lifecycle.announce(

@@ -11,7 +11,7 @@ literals can be told apart, and is then confirmed or cleared.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -39,6 +39,11 @@ _HEX_ESCAPE = re.compile(r"\\+x([0-9A-Fa-f]{2})")
 _READER_WORDS = frozenset({"SELECT", "WITH", "FROM", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "USE"})
 _WRITER_CONTROL = frozenset({"SET", "USE", "KILL", "CREATE", "DROP", "INSERT", "TRUNCATE"})
 """What may be session-scoped or undecided for the engine, such as a temporary table; grants judge the rest of these."""
+_HARMLESS_TABLE_FUNCTIONS = (
+    "format generaterandom generateseries generate_series loop merge mergetreeindex "
+    "mergetreeprojection null numbers numbers_mt primes values view viewexplain viewifpermitted "
+    "zeros zeros_mt"
+)
 _IDENTIFIER = re.compile(r"\bIdentifier\b", re.IGNORECASE)
 _LITERAL = re.compile(r"'(?:[^'\\]|\\.|'')*'", re.DOTALL)
 """A string literal of a canonical statement."""
@@ -69,10 +74,7 @@ class Rules:
     for what does not parse.
     """
 
-    _HARMLESS = frozenset(
-        "format generaterandom generateseries generate_series loop merge mergetreeindex mergetreeprojection "
-        "null numbers numbers_mt primes values view viewexplain viewifpermitted zeros zeros_mt".split()
-    )
+    _HARMLESS = frozenset(_HARMLESS_TABLE_FUNCTIONS.split())
 
     def __init__(
         self, functions: Iterable[str], table_functions: Iterable[str], canonical: Callable[[str], str]
@@ -163,7 +165,7 @@ class InsertHead:
     data_start: int
 
 
-class NeedMore(Exception):  # noqa: N818 - not an error: the text ends before the statement does
+class NeedMore(Exception):
     """The text ends before its INSERT statement does."""
 
 
@@ -175,7 +177,6 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _AFTER_FORMAT = re.compile(rb"[ \t\f]*(;)?[ \t\f]*\r?\n?")
-_QUERY_WORDS = frozenset({b"SELECT", b"WITH"})
 _BEFORE_NAME = frozenset({b"INTO", b"TABLE", b"FUNCTION"})
 
 
@@ -185,39 +186,39 @@ def split_insert(text: bytes, *, complete: bool) -> InsertHead:
     `complete` says that no more text follows. Raises `NeedMore` where the text
     ends within the statement and more may follow.
     """
-    depth = 0
     format_at = -1
-    names = 0  # until INSERT and the table's name have passed, a word may be anything
+    for word, start, end in _outer_words(text, complete=complete):
+        if format_at >= 0:
+            return InsertHead(_text(text[:format_at]), word.decode(), _data_start(text, end, complete))
+        match word.upper():
+            case b"SELECT" | b"WITH":
+                break
+            case b"VALUES":
+                return InsertHead(_text(text[:start]), "Values", end)
+            case b"FORMAT":
+                format_at = start
+    if not complete:
+        raise NeedMore
+    return InsertHead(_text(text), None, len(text))
+
+
+def _outer_words(text: bytes, *, complete: bool) -> Iterator[tuple[bytes, int, int]]:
+    """Unquoted words outside brackets, behind the table's name, with where they start and end."""
+    depth = names = position = 0
     dotted = False
-    position = 0
     while token := _TOKEN.match(text, position):
         if not complete and token.end() == len(text):
-            break
-        kind, value = token.lastgroup, token.group()
-        position = token.end()
-        if kind == "open":
-            depth += 1
-        elif kind == "close":
-            depth -= 1
-        elif kind == "word" and depth == 0:
-            word = value.upper()
-            if format_at >= 0:
-                return InsertHead(_text(text[:format_at]), value.decode(), _data_start(text, position, complete))
+            return
+        kind, value, position = token.lastgroup, token.group(), token.end()
+        depth += (kind == "open") - (kind == "close")
+        if kind == "word" and depth == 0:
             if names >= 2 and not dotted:
-                if word in _QUERY_WORDS:
-                    return InsertHead(_text(text), None, len(text))
-                if word == b"VALUES":
-                    return InsertHead(_text(text[: token.start()]), "Values", position)
-                if word == b"FORMAT":
-                    format_at = token.start()
-            names += word not in _BEFORE_NAME
+                yield value, token.start(), position
+            names += value.upper() not in _BEFORE_NAME
         elif kind == "quoted" and depth == 0:
             names += 1
         if kind != "space":
             dotted = value == b"."
-    if complete:
-        return InsertHead(_text(text), None, len(text))
-    raise NeedMore
 
 
 def _data_start(text: bytes, position: int, complete: bool) -> int:

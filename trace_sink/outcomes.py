@@ -1,0 +1,76 @@
+"""How a request ended, in one word, from what Envoy logged about it. Pure.
+
+Flags are Envoy's response flags ("Access log format rules", %RESPONSE_FLAGS%).
+"""
+
+from collections.abc import Collection
+from typing import Final
+
+__all__ = ["FLAGS", "OUTCOMES", "outcome"]
+
+OUTCOMES: Final = ("allowed", "denied", "limited", "cancelled", "unavailable", "error")
+
+FLAGS: Final = {
+    "failed_local_healthcheck": "LH",
+    "no_healthy_upstream": "UH",
+    "upstream_request_timeout": "UT",
+    "local_reset": "LR",
+    "upstream_remote_reset": "UR",
+    "upstream_connection_failure": "UF",
+    "upstream_connection_termination": "UC",
+    "upstream_overflow": "UO",
+    "no_route_found": "NR",
+    "delay_injected": "DI",
+    "fault_injected": "FI",
+    "rate_limited": "RL",
+    "rate_limit_service_error": "RLSE",
+    "downstream_connection_termination": "DC",
+    "upstream_retry_limit_exceeded": "URX",
+    "stream_idle_timeout": "SI",
+    "invalid_envoy_request_headers": "IH",
+    "downstream_protocol_error": "DPE",
+    "upstream_max_stream_duration_reached": "UMSDR",
+    "response_from_cache_filter": "RFCF",
+    "no_filter_config_found": "NFCF",
+    "duration_timeout": "DT",
+    "upstream_protocol_error": "UPE",
+    "no_cluster_found": "NC",
+    "overload_manager": "OM",
+    "dns_resolution_failure": "DF",
+    "downstream_remote_reset": "DR",
+}
+"""Field of ResponseFlags → Envoy's short name; UAEX is the message `unauthorized_details`."""
+
+_CLIENT_LEFT = frozenset({"DC", "DR"})
+# The next hop is away, not ready, or broke off: asking again later may help.
+_HOP_AWAY = frozenset({"LH", "UH", "UF", "UC", "UR", "UO", "URX", "RLSE", "OM", "DF", "NC", "NFCF"})
+# The rest are faults of this request or this configuration: UT, LR, NR, IH, DPE, SI, UMSDR, DT, UPE, FI.
+# DI and RFCF say nothing about how it ended.
+_SAYS_NOTHING = frozenset({"DI", "RFCF"})
+
+_CANCELLED, _RESOURCE_EXHAUSTED, _UNAVAILABLE = 1, 8, 14
+
+
+def outcome(*, decision: str, grpc_status: int, http_status: int, flags: Collection[str], details: str) -> str:
+    """One of `OUTCOMES`; the first that fits.
+
+    `grpc_status` is -1 where none was sent. An MCP error travels with gRPC OK
+    and is `allowed`. What authorization denied is `denied` however the
+    connection ended; an answer of the RBAC filter is a refusal that authorization
+    did not make, and counts as `denied` too.
+    """
+    if decision == "deny" or details.startswith("rbac_access_denied"):
+        return "denied"
+    if "RL" in flags or details == "local_rate_limited":
+        return "limited"
+    if _CLIENT_LEFT.intersection(flags):
+        return "cancelled"
+    if "UAEX" in flags and not decision:
+        return "unavailable"
+    if _HOP_AWAY.intersection(flags) or grpc_status == _UNAVAILABLE or (grpc_status < 0 and http_status == 503):
+        return "unavailable"
+    if grpc_status == _CANCELLED:
+        return "cancelled"
+    fault = set(flags) - _SAYS_NOTHING
+    answered = grpc_status == 0 or (grpc_status < 0 and 200 <= http_status < 300)
+    return "allowed" if decision == "allow" and answered and not fault else "error"
