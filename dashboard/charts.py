@@ -177,7 +177,7 @@ def sankey(links: list[Flow], measure: str, base: str) -> go.Figure:
                 "color": [_node_colour(column, name, base) for column, name in nodes.numbers],
                 "customdata": [plain(name) for _, name in nodes.numbers],
                 "hovertemplate": f"%{{customdata}}<br>%{{value:,d}} {measure}<extra></extra>",
-                "pad": 14,
+                "pad": 20,
                 "thickness": 14,
                 "line": {"width": 0},
             },
@@ -194,7 +194,7 @@ def sankey(links: list[Flow], measure: str, base: str) -> go.Figure:
     columns = [column for column, _ in nodes.numbers]
     tallest = max((columns.count(column) for column in ("identity", "target", "outcome")), default=1)
     figure.update_layout(
-        height=max(320, min(80 + 34 * tallest, 900)), margin={"l": 8, "r": 8, "t": 16, "b": 16}, uirevision="flows"
+        height=max(320, min(90 + 38 * tallest, 900)), margin={"l": 8, "r": 8, "t": 16, "b": 16}, uirevision="flows"
     )
     return figure
 

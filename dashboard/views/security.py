@@ -112,7 +112,7 @@ def _handshakes(timeline: Answer, window: Window) -> None:
     parts.chart(charts.handshake_bars(timeline.frame, window), key="handshake-timeline", alt=alt)
     columns = {
         "ts": parts.time_column(),
-        "failure": st.column_config.TextColumn("Why", width=300),
+        "failure": st.column_config.TextColumn("Why", width=400),
         "claimed_id": st.column_config.TextColumn("Claimed ID (unverified)", width=220),
         "claimed_subject": st.column_config.TextColumn("Claimed subject (unverified)", width=200),
         "sni": "Server name asked",

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 HOUR = urlencode({"range": "Custom (UTC)", "from": known.FROM, "to": known.TO, "live": "false"})
 SLOW_MS = 15_000
+SIZES: tuple[tuple[int, Literal["light", "dark"]], ...] = ((1280, "light"), (1280, "dark"), (400, "light"))
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +23,16 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.fixture
-def open_page(context: BrowserContext, address: str) -> Iterator[Callable[..., Page]]:
+def open_page(context: BrowserContext, address: str) -> Iterator[Callable[[str], Page]]:
     """Opens a path of the dashboard; at the end no page may have asked another origin, raised a dialog or failed."""
     pages: list[Page] = []
     foreign: list[str] = []
     dialogs: list[str] = []
 
-    def go(path: str, *, width: int = 1280, scheme: Literal["light", "dark"] = "light") -> Page:
+    def go(path: str) -> Page:
         page = context.new_page()
         pages.append(page)
-        page.set_viewport_size({"width": width, "height": 900})
-        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": 1280, "height": 900})
         page.on("request", lambda request: _note_foreign(request.url, address, foreign))
         page.on("console", lambda message: foreign.append(message.text) if "Security Policy" in message.text else None)
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
@@ -70,58 +70,62 @@ def picture(page: Page, name: str) -> None:
     page.screenshot(path=ARTIFACTS / f"{name}.png")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light")])
-def test_numbers_on_screen_are_the_known_ones(
-    open_page: Callable[..., Page], width: int, scheme: Literal["light", "dark"]
-) -> None:
+def at_every_size(page: Page) -> Iterator[str]:
+    """The page at 1280 px light, 1280 px dark, 400 px light; yields the size's name."""
+    for width, scheme in SIZES:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        ink = "rgb(228, 233, 240)" if scheme == "dark" else "rgb(27, 36, 48)"
+        expect(page.get_by_test_id("stMetricValue").or_(page.get_by_role("heading")).first).to_have_css("color", ink)
+        yield f"{width}-{scheme}"
+
+
+def test_numbers_on_screen_are_the_known_ones(open_page: Callable[[str], Page]) -> None:
     """Ours: what is written on the screen is what is in the store, at every size."""
-    page = open_page(f"/?{HOUR}", width=width, scheme=scheme)
-    expect(page.locator(".js-plotly-plot")).to_be_visible(timeout=SLOW_MS)
+    page = open_page(f"/?{HOUR}")
+    for size in at_every_size(page):
+        expect(page.locator(".js-plotly-plot")).to_be_visible(timeout=SLOW_MS)
 
-    assert figure(page, "Requests") == f"{known.REQUESTS:,}"
-    assert figure(page, "Refused") == "69"
-    assert figure(page, "Failed") == "7"
-    picture(page, f"overview-{width}-{scheme}")
+        assert figure(page, "Requests") == f"{known.REQUESTS:,}"
+        assert figure(page, "Refused") == "69"
+        assert figure(page, "Failed") == "7"
+        picture(page, f"overview-{size}")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light")])
-def test_sankey_on_screen_has_the_links_and_a_script_for_a_name_is_text(
-    open_page: Callable[..., Page], width: int, scheme: Literal["light", "dark"]
-) -> None:
+def test_sankey_on_screen_has_the_links_and_a_script_for_a_name_is_text(open_page: Callable[[str], Page]) -> None:
     """Ours: the drawn diagram holds the known links; a tool named like a script is shown and does nothing."""
-    page = open_page(f"/traffic?{HOUR}", width=width, scheme=scheme)
-    expect(page.locator(".sankey-node")).to_have_count(4 + 8 + 6, timeout=SLOW_MS)
-    links = page.evaluate(
-        """() => {
-            const sankey = document.querySelector('.js-plotly-plot').data[0];
-            const name = i => sankey.node.customdata[i];
-            const value = [...sankey.link.value];
-            return value.map((v, i) => [name(sankey.link.source[i]), name(sankey.link.target[i]), v]);
-        }"""
-    )
+    page = open_page(f"/traffic?{HOUR}")
+    for size in at_every_size(page):
+        expect(page.locator(".sankey-node")).to_have_count(4 + 8 + 6, timeout=SLOW_MS)
+        links = page.evaluate(
+            """() => {
+                const sankey = document.querySelector('.js-plotly-plot').data[0];
+                const name = i => sankey.node.customdata[i];
+                const {source, target, value} = sankey.link;
+                return [...value].map((v, i) => [name(source[i]), name(target[i]), v]);
+            }"""
+        )
 
-    assert ["model-a", "get_current_time", 1200] in links
-    assert ["git_commit", "denied", 27] in links
-    assert sum(value for _, _, value in links) == 2 * known.REQUESTS
-    assert known.SCRIPT in page.locator(".node-label").all_text_contents()
-    assert page.locator("script", has_text="alert(1)").count() == 0
-    picture(page, f"traffic-{width}-{scheme}")
+        assert ["model-a", "get_current_time", 1200] in links
+        assert ["git_commit", "denied", 27] in links
+        assert sum(value for _, _, value in links) == 2 * known.REQUESTS
+        assert known.SCRIPT in page.locator(".node-label").all_text_contents()
+        assert page.locator("script", has_text="alert(1)").count() == 0
+        picture(page, f"traffic-{size}")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light")])
-def test_security_on_screen_counts_refusals_and_handshakes(
-    open_page: Callable[..., Page], width: int, scheme: Literal["light", "dark"]
-) -> None:
+def test_security_on_screen_counts_refusals_and_handshakes(open_page: Callable[[str], Page]) -> None:
     """Ours: refusals, limits and failed handshakes of the known hour."""
-    page = open_page(f"/security?{HOUR}", width=width, scheme=scheme)
-    expect(page.locator(".js-plotly-plot")).to_have_count(2, timeout=SLOW_MS)
+    page = open_page(f"/security?{HOUR}")
+    for size in at_every_size(page):
+        expect(page.locator(".js-plotly-plot")).to_have_count(2, timeout=SLOW_MS)
 
-    shown = [figure(page, label) for label in ("Denied", "Rate limited", "Failed handshakes", "Unavailable")]
-    assert shown == ["30", "39", "5", "2"]
-    picture(page, f"security-{width}-{scheme}")
+        shown = [figure(page, label) for label in ("Denied", "Rate limited", "Failed handshakes", "Unavailable")]
+        assert shown == ["30", "39", "5", "2"]
+        picture(page, f"security-{size}")
 
 
-def test_filter_and_range_follow_to_the_other_pages_and_stay_in_the_url(open_page: Callable[..., Page]) -> None:
+def test_filter_and_range_follow_to_the_other_pages_and_stay_in_the_url(open_page: Callable[[str], Page]) -> None:
     """Ours: one range and one set of filters for all pages; the address is a link to what is seen."""
     page = open_page(f"/?{HOUR}&identity=model-b")
     assert figure(page, "Requests") == "62"
@@ -135,7 +139,7 @@ def test_filter_and_range_follow_to_the_other_pages_and_stay_in_the_url(open_pag
 
 
 def test_live_page_shows_a_new_refusal_within_five_seconds_and_keeps_its_state(
-    open_page: Callable[..., Page], real_store: RealStore
+    open_page: Callable[[str], Page], real_store: RealStore
 ) -> None:
     """Issue 6: live mode shows a new refusal within 5 s; what a person opened stays open."""
     page = open_page("/?range=Last+15+minutes&identity=live-1")
@@ -168,7 +172,7 @@ def refusal(identity: str) -> dict[str, object]:
     )
 
 
-def test_no_deploy_button_and_no_menu_of_a_developer(open_page: Callable[..., Page]) -> None:
+def test_no_deploy_button_and_no_menu_of_a_developer(open_page: Callable[[str], Page]) -> None:
     """Ours: an operator's page, not a developer's."""
     page = open_page(f"/?{HOUR}")
 
