@@ -42,6 +42,7 @@ __all__ = [
     "facts",
     "init_ca",
     "issue",
+    "load_ca",
     "load_identity",
     "make_ca",
     "make_leaf",
@@ -153,7 +154,7 @@ def issue(
     tests want of it. The certificate never outlives the CA. Raises `UserError` for a CA that is missing, unreadable,
     mismatched or expired, and for names that are not of their form.
     """
-    ca, ca_key = _load_ca(ca_dir)
+    ca, ca_key = load_ca(ca_dir)
     own = _trust_domain_of(ca, ca_dir / CA_CRT)
     if trust_domain not in (None, own) and not allow_other_trust_domain:
         raise UserError(f"the CA in {ca_dir} signs for trust domain {own}, not {trust_domain}")
@@ -213,7 +214,7 @@ def make_leaf(
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
     names += [x509.DNSName(_dns_name(value)) for value in dns]
     names += [x509.IPAddress(_ip_address(value)) for value in ips]
-    common_name = uris[0].rpartition("/")[2][:64] if uris else "unnamed"
+    common_name = (uris[0].rpartition("/")[2] if uris else "")[:64] or "unnamed"
     authority = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
         x509.CertificateBuilder()
@@ -326,7 +327,8 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _load_ca(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def load_ca(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Certificate and key of the CA in `directory`; raises `UserError` as `issue` does."""
     crt, key_path = directory / CA_CRT, directory / CA_KEY
     if not crt.exists() and not key_path.exists():
         raise UserError(f"there is no CA in {directory}; run: secure-mcp-grpc certs init")
