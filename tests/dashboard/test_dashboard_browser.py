@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 HOUR = urlencode({"range": "Custom (UTC)", "from": known.FROM, "to": known.TO, "live": "false"})
 SLOW_MS = 15_000
-SIZES: tuple[tuple[int, Literal["light", "dark"]], ...] = ((1280, "light"), (1280, "dark"), (400, "light"))
+SIZES: tuple[tuple[int, Literal["light", "dark"]], ...] = ((1280, "light"), (400, "light"), (1280, "dark"))
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +71,16 @@ def picture(page: Page, name: str) -> None:
 
 
 def at_every_size(page: Page) -> Iterator[str]:
-    """The page at 1280 px light, 1280 px dark, 400 px light; yields the size's name."""
+    """The page at 1280 px light, 400 px light and, loaded again, 1280 px dark; yields the size's name."""
     for width, scheme in SIZES:
         page.set_viewport_size({"width": width, "height": 900})
-        page.emulate_media(color_scheme=scheme)
+        if scheme == "dark":
+            page.emulate_media(color_scheme=scheme)
+            page.reload()
         ink = "rgb(228, 233, 240)" if scheme == "dark" else "rgb(27, 36, 48)"
-        expect(page.get_by_test_id("stMetricValue").or_(page.get_by_role("heading")).first).to_have_css("color", ink)
+        expect(page.get_by_test_id("stMetricValue").or_(page.get_by_role("heading")).first).to_have_css(
+            "color", ink, timeout=SLOW_MS
+        )
         yield f"{width}-{scheme}"
 
 
