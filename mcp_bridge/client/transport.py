@@ -5,14 +5,16 @@ Envoy in front of a bridge. Both protocol eras; which one is the SDK's choice,
 message by message.
 """
 
+import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
 import anyio
+import anyio.lowlevel
 import grpc
 import mcp_types as types
 import msgspec
@@ -54,7 +56,7 @@ def grpc_transport(
     interceptors: Sequence[Any] = (),
     max_answer_bytes: int = 16 * 1024 * 1024,
     channel_factory: Callable[[], grpc.aio.Channel] | None = None,
-) -> AbstractAsyncContextManager[Streams]:
+) -> contextlib.AbstractAsyncContextManager[Streams]:
     """A transport for `mcp.Client` to the sidecar at `address` (`host:port`).
 
     `identity` names certificate, key and CA, or the directory that holds them
@@ -73,7 +75,7 @@ def grpc_transport(
     return _connected(Channels(where), token)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _connected(channels: Channels, token: str | Callable[[], str] | None) -> AsyncIterator[Streams]:
     await channels.open()
     to_session, incoming = anyio.create_memory_object_stream[Incoming](64)
@@ -169,18 +171,23 @@ class _Writer:
     ) -> None:
         try:
             with entry[0]:
-                if message.method == "initialize" and self._hides_refusal():
-                    await self._fail(message, self._discover_error or {})
-                elif (
-                    message.method == "subscriptions/listen"
-                    or {"progressToken", _LOG_LEVEL} & _meta(message.params).keys()
-                ):
-                    await self._stream(message, request)
-                else:
-                    await self._call(message, request)
+                try:
+                    await self._ask(message, request)
+                except asyncio.CancelledError:
+                    # gRPC raises one of its own, in which anyio does not recognize the cancel of its scope.
+                    await anyio.lowlevel.checkpoint_if_cancelled()
+                    raise
         finally:
             if self._in_flight.get(key) is entry:
                 del self._in_flight[key]
+
+    async def _ask(self, message: types.JSONRPCRequest, request: pb.Request) -> None:
+        if message.method == "initialize" and self._hides_refusal():
+            await self._fail(message, self._discover_error or {})
+        elif message.method == "subscriptions/listen" or {"progressToken", _LOG_LEVEL} & _meta(message.params).keys():
+            await self._stream(message, request)
+        else:
+            await self._call(message, request)
 
     async def _call(self, message: types.JSONRPCRequest, request: pb.Request) -> None:
         try:
@@ -193,7 +200,7 @@ class _Writer:
         if (answer := _parse(response.message_json)) is None:
             await self._fail(message, _not_json())
         else:
-            await self._to_session.send(answer)
+            await self._pass_on(answer)
 
     async def _stream(self, message: types.JSONRPCRequest, request: pb.Request) -> None:
         """A stream that ends without its response would leave the SDK waiting for ever."""
@@ -206,7 +213,7 @@ class _Writer:
                 if one is None:
                     await self._fail(message, _not_json())
                     return
-                await self._to_session.send(one)
+                await self._pass_on(one)
                 if isinstance(one.message, types.JSONRPCResponse | types.JSONRPCError):
                     return
             await self._fail(message, {"code": types.CONNECTION_CLOSED, "message": NO_RESPONSE})
@@ -246,7 +253,7 @@ class _Writer:
                 async for response in self._channels.stubs.listen(request, metadata=self._metadata()):
                     retry_s = _FIRST_RETRY_S
                     if (one := _parse(response.message_json)) is not None:
-                        await self._to_session.send(one)
+                        await self._pass_on(one)
                 return
             except grpc.aio.AioRpcError as error:
                 if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ALREADY_EXISTS):
@@ -274,6 +281,11 @@ class _Writer:
             await self._channels.renew()
         await self._fail(message, body)
 
+    async def _pass_on(self, item: SessionMessage) -> None:
+        """A session that is being closed takes nothing more."""
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await self._to_session.send(item)
+
     def _hides_refusal(self) -> bool:
         """The SDK takes any error of server/discover for an older server and tries the handshake."""
         error = self._discover_error
@@ -286,7 +298,7 @@ class _Writer:
 
     async def _fail(self, message: types.JSONRPCRequest, body: dict[str, Any]) -> None:
         error = types.JSONRPCError(jsonrpc="2.0", id=message.id, error=types.ErrorData.model_validate(body))
-        await self._to_session.send(SessionMessage(error))
+        await self._pass_on(SessionMessage(error))
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         if self._token is None:

@@ -41,8 +41,8 @@ def names_in(listing: Listing, method: str) -> list[tuple[str, Raw]]:
     found: list[tuple[str, Raw]] = []
     try:
         for page in listing.pages:
-            for item in msgspec.json.decode(bytes(page[member]), type=list[Raw]):
-                found.append((msgspec.json.decode(bytes(wire.object_of(bytes(item))[key]), type=str), item))
+            items = msgspec.json.decode(bytes(page[member]), type=list[Raw])
+            found += [(msgspec.json.decode(bytes(wire.object_of(bytes(item))[key]), type=str), item) for item in items]
     except (msgspec.MsgspecError, KeyError, UnicodeDecodeError):
         raise wire.NotJson from None
     return found

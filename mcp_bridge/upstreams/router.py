@@ -82,9 +82,10 @@ class Router:
             server = await self._server_for(exchange)
         except Answered as done:
             return done.answer
+        except (wire.NotJson, msgspec.MsgspecError):
+            raise unavailable("an MCP server answered with something that is not of MCP's form") from None
         exchange.server = server
-        answer = await self._upstreams[server].request(self._part(exchange, server))
-        return answer
+        return await self._upstreams[server].request(self._part(exchange, server))
 
     async def notify(self, note: Note) -> None:
         if note.session is None:
@@ -220,7 +221,7 @@ class Router:
                 part.params_json, part.outbox = page_params, None
                 envelope = wire.read_envelope(await self._upstreams[server].request(part))
                 if bytes(envelope.error):
-                    if wire.object_of(bytes(envelope.error)).get("code") == msgspec.Raw(b"%d" % wire.METHOD_NOT_FOUND):
+                    if _is_method_not_found(bytes(envelope.error)):
                         return merge.Listing(server, [])
                     raise Answered(wire.response_with_id(envelope, exchange.id_json))
                 page = wire.object_of(bytes(envelope.result))
@@ -261,6 +262,10 @@ class Router:
         if parts is None:
             raise session_unknown()
         return parts
+
+
+def _is_method_not_found(error: bytes) -> bool:
+    return bytes(wire.object_of(error).get("code", b"")) == b"%d" % wire.METHOD_NOT_FOUND
 
 
 def _viewer(exchange: Exchange) -> str:

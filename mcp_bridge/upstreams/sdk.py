@@ -120,7 +120,7 @@ async def serve_stateless(server: Server[Any], state: Any, exchange: Exchange) -
 
 
 class Duplex:
-    """A handshake-era connection as raw messages: `write` to the server; `received` tells what it says, and for which id."""
+    """A handshake-era connection as raw messages: `write` to the server, `received` from it (and for which request)."""
 
     def __init__(self, received: Callable[[bytes, int | None], None]) -> None:
         self._to_server, self.read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](1024)
