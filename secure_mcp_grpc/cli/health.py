@@ -36,6 +36,7 @@ def health(
 
 async def _report(run_dir: Path) -> dict[str, dict[str, Any]]:
     """The supervisor's word, corrected by asking each part now."""
+    from secure_mcp_grpc import envoy_config
     from secure_mcp_grpc.stack.probes import envoy_ready, serving_status
     from secure_mcp_grpc.stack.supervisor import read_state
 
@@ -47,7 +48,7 @@ async def _report(run_dir: Path) -> dict[str, dict[str, Any]]:
         if part["state"] != "ready":
             return
         if name == "envoy":
-            answer = "SERVING" if await envoy_ready(run_dir / "envoy-admin.sock") else "NOT_SERVING"
+            answer = "SERVING" if await envoy_ready(envoy_config.admin_socket(run_dir)) else "NOT_SERVING"
         else:
             answer = await serving_status(run_dir, name)
         if answer != "SERVING":

@@ -166,7 +166,7 @@ class _EnvoyPart:
     def __init__(self, home: Home, environ: Mapping[str, str], config: Path) -> None:
         self._home = home
         self._settings = envoy_config.EnvoySettings.load(environ, config)
-        self._admin = home.run_dir / "envoy-admin.sock"
+        self._admin = envoy_config.admin_socket(home.run_dir)
 
     def spec(self) -> PartSpec:
         return PartSpec(

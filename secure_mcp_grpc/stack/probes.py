@@ -54,7 +54,7 @@ async def envoy_ready(admin_socket: Path) -> bool:
         async with asyncio.timeout(1):
             reader, writer = await asyncio.open_unix_connection(str(admin_socket))
             try:
-                writer.write(b"GET /ready HTTP/1.0\r\nhost: admin\r\n\r\n")
+                writer.write(b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")
                 return b" 200 " in await reader.readline()
             finally:
                 writer.close()
