@@ -18,6 +18,8 @@ class Health:
 
     def __init__(self) -> None:
         self._servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing from the stubs
+        # grpcio's servicer says SERVING from the start, before anything could be served.
+        self._servicer._server_status[""] = health_pb2.HealthCheckResponse.NOT_SERVING
 
     def add_to(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
