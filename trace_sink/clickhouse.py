@@ -19,7 +19,7 @@ from secure_mcp_grpc.errors import UserError
 from trace_sink import migrations
 from trace_sink.tables import COLUMNS, KEYS, Row
 
-__all__ = ["ClickHouse", "Refused", "StoreAway", "Target", "read_target"]
+__all__ = ["ClickHouse", "Refused", "StoreAway", "Target", "keep_lean", "read_target"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,18 @@ _DATA_ERRORS = frozenset({6, 26, 27, 32, 33, 38, 41, 53, 69, 70, 72, 117, 131, 3
 
 _UNSERIALIZABLE = (ValueError, TypeError, OverflowError, AttributeError, IndexError, struct.error)
 """What clickhouse-connect raises for a value that does not fit its column."""
+
+
+def keep_lean() -> None:
+    """Keep clickhouse-connect from importing pandas and pyarrow where they are installed: 75 MB and a second.
+
+    It looks for them at the first insert, to see whether the data is theirs.
+    For a process that inserts rows only.
+    """
+    from clickhouse_connect.driver import options
+
+    for name in ("pd", "pd_time_test", "arrow", "pl"):
+        setattr(options, name, None)
 
 
 class StoreAway(Exception):

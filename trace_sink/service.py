@@ -10,7 +10,7 @@ from secure_mcp_grpc import lifecycle, logs, metrics
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.health import Health
 from trace_sink.batches import BatchWriter, Limits
-from trace_sink.clickhouse import ClickHouse, Target, read_target
+from trace_sink.clickhouse import ClickHouse, Target, keep_lean, read_target
 from trace_sink.metrics import SinkMetrics
 from trace_sink.servicer import AccessLogServicer
 from trace_sink.settings import SinkSettings
@@ -33,6 +33,7 @@ async def run(settings: SinkSettings) -> None:
     socket_path = lifecycle.socket_path(run_dir, PART)
     url = _url(settings)
     read_target(url, None)  # a URL that cannot be read stops the start
+    keep_lean()
     registry = metrics.new_registry(PART)
     sink_metrics = SinkMetrics(registry)
     store = ClickHouse(lambda: _target(url, settings))

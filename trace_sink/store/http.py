@@ -151,7 +151,7 @@ class StoreApp:
         """A connection with the call's settings: its session's, or a fresh one."""
         session = None
         if call.session_id:
-            session = self._sessions.take(
+            session = await self._sessions.take(
                 role, call.session_id, call.session_timeout_s, self._engine.connect, must_exist=call.session_check
             )
             self._metrics.sessions.set(len(self._sessions))

@@ -1,8 +1,9 @@
 """Sessions of the HTTP interface: connections that outlive a request, each bound to its user."""
 
+import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trace_sink.store import errors
 from trace_sink.store.engine import Connection
@@ -12,6 +13,9 @@ from trace_sink.store.statements import Role
 __all__ = ["Session", "Sessions"]
 
 
+_PATIENCE_S = 0.5
+
+
 @dataclass(slots=True)
 class Session:
     """A connection and when it may be forgotten (monotonic clock)."""
@@ -19,6 +23,7 @@ class Session:
     connection: Connection
     expires: float
     busy: bool = False
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Sessions:
@@ -32,10 +37,13 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def take(
+    async def take(
         self, role: Role, name: str, timeout_s: int, connect: Callable[[], Connection], *, must_exist: bool
     ) -> Session:
-        """The session, locked for one request; made when missing. Give it back with `release`."""
+        """The session, locked for one request; made when missing. Give it back with `release`.
+
+        Waits a moment for the request before: its client may have the answer before we are done with the session.
+        """
         self._expire()
         session = self._sessions.get((role, name))
         if session is None:
@@ -44,8 +52,13 @@ class Sessions:
             if len(self._sessions) >= self._most:
                 raise StoreError.of((202, "TOO_MANY_SIMULTANEOUS_QUERIES"), "Too many sessions")
             session = self._sessions[role, name] = Session(connect(), 0.0)
-        elif session.busy:
-            raise StoreError.of(errors.SESSION_IS_LOCKED, "Session is locked by a concurrent client")
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while session.busy:
+                    session.freed.clear()
+                    await session.freed.wait()
+        except TimeoutError:
+            raise StoreError.of(errors.SESSION_IS_LOCKED, "Session is locked by a concurrent client") from None
         session.busy = True
         session.expires = self._clock() + timeout_s
         return session
@@ -55,6 +68,7 @@ class Sessions:
         if session is None:
             return
         session.busy = False
+        session.freed.set()
         session.expires = self._clock() + timeout_s
         if close:
             self._sessions.pop((role, name)).connection.close()
