@@ -51,7 +51,10 @@ def load(target: str, upstream: str) -> Server[Any]:
 def as_server(found: Any, what: str) -> Server[Any]:
     """The low-level server in an MCPServer, a low-level Server, or a function without arguments that returns one."""
     if callable(found) and not hasattr(found, "_lowlevel_server"):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:  # noqa: BLE001 - somebody else's code; start-up stops on it
+            raise UserError(f"{what} cannot be called: {error}") from None
     server = getattr(found, "_lowlevel_server", found)
     if not isinstance(server, Server):
         raise UserError(f"{what} is neither an MCPServer nor a low-level Server")

@@ -53,6 +53,12 @@ async def wait(name: str) -> str:
 
 
 @server.tool()
+async def change(context: Context) -> None:
+    """Says that the tools changed."""
+    await context.notify_tools_changed()
+
+
+@server.tool()
 def state() -> list[str]:
     """What was cancelled."""
     return sorted(cancelled)

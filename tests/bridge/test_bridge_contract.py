@@ -121,6 +121,21 @@ async def test_cancelled_call_is_cancelled_at_the_server(bridge: Bridge, mode: A
         assert any(record.outcome == "cancelled" and record.tool == "wait" for record in bridge.records)
 
 
+async def test_subscription_delivers_changes(bridge: Bridge) -> None:
+    """Spec 2026-07-28, "Subscriptions": events arrive on the listen stream that asked, under the client's own id."""
+    async with (
+        mcp.Client(bridge.transport()) as client,
+        asyncio.timeout(10),
+        client.listen(tools_list_changed=True) as one,
+        client.listen(tools_list_changed=True) as other,
+    ):
+        await client.call_tool("change", {})
+        for subscription in (one, other):
+            async for event in subscription:
+                assert type(event).__name__ == "ToolsListChanged"
+                break
+
+
 async def test_server_asks_the_clients_model_in_the_handshake_era(bridge: Bridge) -> None:
     """Spec 2025-11-25, "Sampling": a server's request reaches the client, whose answer reaches the server."""
 

@@ -77,13 +77,10 @@ SUBJECT = (headers.SUBJECT, "model-a")
 async def test_request_that_was_not_authorized_is_refused(bridge: Bridge, rpc: str, metadata: list[Any]) -> None:
     """Design: the bridge refuses to execute anything else than x-mcp-target; the refusal is on record."""
     async with bridge.channel(trusted=False) as channel:
+        kind = channel.unary_unary if rpc == "Call" else channel.unary_stream
+        call = kind(f"{TRANSPORT}{rpc}", pb.Request.SerializeToString)(tool("shell"), metadata=tuple(metadata))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            if rpc == "Call":
-                await send(channel, rpc, tool("shell"), metadata=metadata)
-            else:
-                call = channel.unary_stream(f"{TRANSPORT}Stream", pb.Request.SerializeToString, pb.Response.FromString)
-                async for _ in call(tool("shell"), metadata=tuple(metadata)):
-                    pass
+            await (call if rpc == "Call" else call.read())
 
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert refused.value.details() == "this is not what was authorized"

@@ -184,16 +184,19 @@ async def test_idle_children_are_reaped_and_close_leaves_none(bridge: Bridge) ->
 
 async def test_children_are_limited() -> None:
     """Ours: many identities cost a bounded number of processes; an idle one makes room."""
-    async with serving(unruly(max_children=1)) as bridge:
-        async with bridge.channel("model-a") as a, bridge.channel("model-b") as b:
-            first = text_of(await send(a, "Call", tool("pid")))
-            second = text_of(await send(b, "Call", tool("pid")))
-            assert not alive(first)
-            assert alive(second)
-            hanging = asyncio.create_task(send(b, "Call", tool("hang")))
-            await asyncio.sleep(0.1)
-            error = await refusal(a, request("tools/list"))
-            hanging.cancel()
+    async with (
+        serving(unruly(max_children=1)) as bridge,
+        bridge.channel("model-a") as a,
+        bridge.channel("model-b") as b,
+    ):
+        first = text_of(await send(a, "Call", tool("pid")))
+        second = text_of(await send(b, "Call", tool("pid")))
+        assert not alive(first)
+        assert alive(second)
+        hanging = asyncio.create_task(send(b, "Call", tool("hang")))
+        await asyncio.sleep(0.1)
+        error = await refusal(a, request("tools/list"))
+        hanging.cancel()
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 

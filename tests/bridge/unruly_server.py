@@ -15,10 +15,12 @@ def say(value: object) -> None:
 
 
 def answer(id_: object, text: str) -> None:
-    say({"jsonrpc": "2.0", "id": id_, "result": {"content": [{"type": "text", "text": text}], "resultType": "complete"}})
+    say(
+        {"jsonrpc": "2.0", "id": id_, "result": {"content": [{"type": "text", "text": text}], "resultType": "complete"}}
+    )
 
 
-def serve(message: dict) -> None:
+def serve(message: dict) -> None:  # noqa: C901 - a table of misdeeds
     id_, params = message.get("id"), message.get("params", {})
     if message["method"] == "tools/list":
         say({"jsonrpc": "2.0", "id": id_, "result": {"tools": [{"name": name} for name in sys.argv[1:]]}})
@@ -35,13 +37,15 @@ def serve(message: dict) -> None:
         case "hang":
             pass
         case "garbage":
-            sys.stdout.write("this is not JSON\n" + '{"jsonrpc":"2.0","id":%d,"result":\n' % id_)
+            sys.stdout.write(f'this is not JSON\n{{"jsonrpc":"2.0","id":{id_},"result":\n')
             sys.stdout.flush()
         case "huge":
             answer(id_, "x" * 3_000_000)
         case "huge_last":  # id at the end, as JavaScript servers write it
             text = "x" * 3_000_000
-            sys.stdout.write('{"result":{"content":[{"type":"text","text":"%s"}]},"jsonrpc":"2.0","id":%d}\n' % (text, id_))
+            sys.stdout.write(
+                f'{{"result":{{"content":[{{"type":"text","text":"{text}"}}]}},"jsonrpc":"2.0","id":{id_}}}\n'
+            )
             sys.stdout.flush()
         case "unasked":
             answer(987654, "nobody asked")
