@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Durable = asyncio.Future[None]
 
+_PATIENCE_S = 3.0
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
 _REMEMBERED_RECORDS = 200_000
 _DAY_US = 86_400 * 1_000_000
@@ -79,7 +80,18 @@ class BatchWriter:
         self._room.set()
         self._closing = False
         self._seen: OrderedDict[bytes, None] = OrderedDict()
-        self.store_up = False
+        self._answered = False
+        self._asked_at: float | None = None
+        metrics.store_up.set_function(lambda: float(self.store_up))
+
+    @property
+    def store_up(self) -> bool:
+        """Whether the store answered last, and does not keep us waiting now.
+
+        A store that died behind a socket of the supervisor still takes connections; it only never answers.
+        """
+        waiting = self._asked_at is not None and time.monotonic() - self._asked_at > _PATIENCE_S
+        return self._answered and not waiting
 
     @property
     def pending_rows(self) -> int:
@@ -231,19 +243,20 @@ class BatchWriter:
         """Call `function` in a thread until the store is there for it; waits longer each time."""
         delay_s = _FIRST_RETRY_S
         while True:
+            self._asked_at = time.monotonic()
             try:
                 result = await asyncio.to_thread(function)
             except StoreAway as error:
-                self.store_up = False
-                self._metrics.store_up.set(0)
+                self._answered = False
                 self._metrics.insert_failures.inc()
                 logs.event(logger, logging.WARNING, "store_away", reason=str(error), pending=self._pending_rows)
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, _LAST_RETRY_S)
             else:
-                self.store_up = True
-                self._metrics.store_up.set(1)
+                self._answered = True
                 return result
+            finally:
+                self._asked_at = None
 
     def _seen_before(self, digest: bytes) -> bool:
         if digest in self._seen:

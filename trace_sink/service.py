@@ -61,12 +61,12 @@ async def run(settings: SinkSettings) -> None:
 
         lifecycle.withdraw(run_dir, PART)
         watching.cancel()
-        await health.stopping()
-        draining = asyncio.create_task(server.stop(grace=_DRAIN_S))
-        lost = await writer.close(writing, timeout_s=_DRAIN_S + _FLUSH_S)
-        await draining
-        socket_path.unlink(missing_ok=True)
         stopping.cancel()
+        await asyncio.wait([watching, stopping])
+        await health.stopping()
+        await server.stop(grace=_DRAIN_S)
+        socket_path.unlink(missing_ok=True)
+        lost = await writer.close(writing, timeout_s=_FLUSH_S)
         if lost:
             logs.event(logger, logging.WARNING, "rows_lost", rows=lost)
         await asyncio.to_thread(store.close)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 
 from prometheus_client import CollectorRegistry
+
 from trace_sink.batches import BatchWriter, Limits
 from trace_sink.clickhouse import Refused, StoreAway
 from trace_sink.metrics import SinkMetrics

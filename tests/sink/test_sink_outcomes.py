@@ -4,6 +4,7 @@ import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+
 from trace_sink.outcomes import FLAGS, OUTCOMES, outcome
 
 CASES = [

@@ -9,6 +9,7 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+
 from secure_mcp_grpc import headers
 from trace_sink import rows, wire
 from trace_sink.tables import COLUMNS

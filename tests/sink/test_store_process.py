@@ -10,6 +10,7 @@ import time
 
 import grpc
 import pytest
+from clickhouse_connect.driver.exceptions import ClickHouseError
 from conftest import READY_S, StoreProcess, environment, new_store
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -51,7 +52,7 @@ def test_acknowledged_rows_survive_kill_9_and_reopening_is_quick(store: StorePro
         while True:
             client.command("INSERT INTO rows VALUES", data=f"({acknowledged})")
             acknowledged += 1
-    except Exception:  # the store is gone, in whichever way the library notices
+    except (ClickHouseError, OSError):  # the store is gone
         killer.join()
     client.close()
     opened_s = store.start()

@@ -119,8 +119,11 @@ class Rules:
     def _forbidden(self, sql: str, params: Mapping[str, str]) -> str | None:
         if _IDENTIFIER.search(sql) and (name := next(filter(None, map(self._suspect, params.values())), None)):
             return f"{name} is not allowed as an identifier"
-        if self._suspect(sql) is None:
+        name = self._suspect(sql)
+        if name is None:
             return None
+        if first_word(sql) == "SET":  # a session's param_x may become an identifier later
+            return f"{name} is not allowed"
         try:
             name = self._suspect(_LITERAL.sub("''", self._canonical(sql)))
         except ValueError:
