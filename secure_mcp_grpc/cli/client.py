@@ -83,6 +83,7 @@ def call_tool(
 
 
 def _run(as_: str, server: str | None, home: Any, work: Callable[["Client"], Awaitable[int]]) -> int:
+    from secure_mcp_grpc.certs import load_identity
     from secure_mcp_grpc.stack.home import Home
     from secure_mcp_grpc.stack.probes import endpoint
 
@@ -90,7 +91,9 @@ def _run(as_: str, server: str | None, home: Any, work: Callable[["Client"], Awa
     address = server or endpoint(directory.run_dir, "envoy", "mcp")
     if address is None:
         raise UserError(f"nothing is running in {directory.root}; name the sidecar: --server HOST:PORT")
-    return asyncio.run(_connect(address, directory.identity(as_), work))
+    identity = directory.identity(as_)
+    load_identity(identity)  # says which file is missing, expired or wrong
+    return asyncio.run(_connect(address, identity, work))
 
 
 async def _connect(address: str, identity: Any, work: Callable[["Client"], Awaitable[int]]) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -25,6 +26,7 @@ def up(
     command: Annotated[list[str] | None, typer.Argument(help="Command that starts the MCP server (stdio).")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings, sidecar.yaml.", envvar="MCP_CONFIG")] = None,
     upstream: Annotated[str | None, typer.Option(help=_UPSTREAM_HELP)] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, or NAME to pass ours on, for COMMAND.")] = None,
     home: HomeOption = None,
     without: Annotated[list[str] | None, typer.Option(help="Leave out store, sink or dashboard.")] = None,
 ) -> None:
@@ -36,7 +38,7 @@ def up(
     logs.configure("up")
     document = read_config(config) if config else {}
     bridge = dict(document.get("bridge", {}))
-    if served := _upstream(command or [], upstream):
+    if served := _upstream(command or [], upstream, env or []):
         if bridge.get("upstreams"):
             raise UserError(f"{config} names upstreams already; drop them or the command")
         document["bridge"] = {**bridge, "upstreams": served}
@@ -61,11 +63,13 @@ def demo(
     raise typer.Exit(run_demo(home=home, once=once or as_json, as_json=as_json))
 
 
-def _upstream(command: list[str], upstream: str | None) -> dict[str, Any]:
+def _upstream(command: list[str], upstream: str | None, env: list[str]) -> dict[str, Any]:
     if command and upstream:
         raise UserError("give either a command after -- or --upstream, not both")
     if command:
-        return {"server": {"command": command}}
+        return {"server": {"command": command, "env": dict(_variable(text) for text in env)}}
+    if env:
+        raise UserError("--env is for a command after --")
     if upstream is None:
         return {}
     if upstream.startswith(("http://", "https://")):
@@ -73,6 +77,14 @@ def _upstream(command: list[str], upstream: str | None) -> dict[str, Any]:
     if ":" in upstream:
         return {"server": {"target": upstream}}
     raise UserError(f"--upstream {upstream}: neither an http(s) URL nor package.module:server")
+
+
+def _variable(text: str) -> tuple[str, str]:
+    """A server gets a small environment, so that our secrets stay ours; what it needs besides is named."""
+    name, given, value = text.partition("=")
+    if not given and name not in os.environ:
+        raise UserError(f"--env {name}: there is no such environment variable to pass on")
+    return name, value if given else os.environ[name]
 
 
 async def _up(home: "Home", document: dict[str, Any], without: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import yaml
 
 from secure_mcp_grpc import envoy_config
+from secure_mcp_grpc.certs import load_identity
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.lifecycle import announce, write_by_rename
 from secure_mcp_grpc.settings import CONFIG_ENV
@@ -65,6 +66,7 @@ def compose(
     for part in parts:
         _require_extra(part)
     sections = _effective(home, document, parts)
+    _require_files(home, sections)
     config = home.run_dir / "sidecar.yaml"
     write_by_rename(config, yaml.safe_dump(sections).encode(), mode=0o600)
     env = {CONFIG_ENV: str(config), "MCP_RUN_DIR": str(home.run_dir)}
@@ -90,11 +92,15 @@ def _parts(document: Mapping[str, Mapping[str, Any]], without: Sequence[str]) ->
         raise UserError(f"--without {unknown[0]}: only {', '.join(OPTIONAL)} can be left out")
     parts = [part for part in _MODULES if part not in without]
     sink = document.get("sink", {})
-    if "CLICKHOUSE_URL" in os.environ or "clickhouse_url" in sink or "clickhouse_url_file" in sink:
+    if _names_store(sink) and "store" in parts:
         parts.remove("store")
-    if "store" in without and "sink" not in without and "store" not in parts:
-        return parts
+    if "sink" in parts and "store" not in parts and not _names_store(sink):
+        raise UserError("--without store: name the store that the sink writes to instead, in CLICKHOUSE_URL")
     return parts
+
+
+def _names_store(sink: Mapping[str, Any]) -> bool:
+    return "CLICKHOUSE_URL" in os.environ or "clickhouse_url" in sink or "clickhouse_url_file" in sink
 
 
 def _require_extra(part: str) -> None:
@@ -128,6 +134,25 @@ def _effective(
     merged = {section: {**defaults.get(section, {}), **document.get(section, {})} for section in {*defaults, *document}}
     merged.setdefault("common", {})["run_dir"] = str(home.run_dir)
     return merged
+
+
+def _require_files(home: Home, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say what to do about files that a person has to make, before anything starts."""
+    certificate = Path(os.environ.get("MCP_CERT_PATH", sections["server"]["cert_path"]))
+    if not certificate.exists():
+        where = "" if home == Home.locate(None) else f" --dir {home.root}"
+        raise UserError(
+            f"certificate {certificate} does not exist; make a CA and a certificate with: "
+            f"secure-mcp-grpc certs init{where} && secure-mcp-grpc certs issue sidecar{where}"
+        )
+    if certificate.name == "tls.crt":
+        load_identity(certificate.parent)
+    policy = Path(os.environ.get("MCP_AUTHZ_POLICY_FILE", sections["authz"]["policy_file"]))
+    if not policy.exists():
+        raise UserError(
+            f"policy {policy} does not exist; write one (an empty file allows nothing), "
+            "with lines like: p, model-a, tools/call, *, allow"
+        )
 
 
 def _listen(part: str, section: Mapping[str, Any], default_port: int) -> socket.socket:

@@ -132,7 +132,8 @@ class RunningPart:
             process = self._process
         if process is None or process.returncode is not None:
             await self._finish_output()
-            self._set("stopped")
+            if self.state.state != "stopped":
+                self._set("stopped")
             return
         self._set("stopping", pid=process.pid)
         if self.spec.drain:

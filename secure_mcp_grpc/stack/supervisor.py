@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.errors import UserError
-from secure_mcp_grpc.lifecycle import write_by_rename
+from secure_mcp_grpc.lifecycle import announcement_path, write_by_rename
 from secure_mcp_grpc.stack.part import PartSpec, PartState, RunningPart
 
 __all__ = ["STATE_FILE", "Supervisor", "hold_lock", "read_state"]
@@ -63,7 +63,16 @@ class Supervisor:
             for task in self._watching:
                 task.cancel()
             await asyncio.gather(*self._watching, return_exceptions=True)
-            (self._run_dir / STATE_FILE).unlink(missing_ok=True)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a part that was killed could not: its socket and its announcement."""
+        (self._run_dir / STATE_FILE).unlink(missing_ok=True)
+        for part in self.parts:
+            announcement_path(self._run_dir, part).unlink(missing_ok=True)
+        for path in self._run_dir.iterdir():
+            if path.is_socket():
+                path.unlink()
 
     def _changed(self, state: PartState) -> None:
         level = logging.WARNING if state.state == "restarting" else logging.INFO

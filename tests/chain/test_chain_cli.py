@@ -143,8 +143,9 @@ def test_up_protects_a_command_without_any_file(home: Home) -> None:
     """Issue: up -- COMMAND."""
     environment = {**os.environ, **QUIET, "RECORDER_JOURNAL": str(home.root / "journal.txt")}
     command = (sys.executable, "-m", "secure_mcp_grpc", "up", "--dir", str(home.root), "--without", "dashboard")
+    server = ("--env", "RECORDER_JOURNAL", "--", sys.executable, str(RECORDER))
     with (home.root / "up.log").open("wb") as log:
-        process = subprocess.Popen((*command, "--", sys.executable, str(RECORDER)), env=environment, stderr=log)
+        process = subprocess.Popen((*command, *server), env=environment, stderr=log)
     try:
         until(lambda: read_state(home.run_dir).get("envoy", {}).get("state") == "ready", 60)
         called = run_cli("call", "echo", '{"text": "hello"}', "--as", "model-a", "--dir", str(home.root))
@@ -170,6 +171,7 @@ def test_the_demo_comes_out_as_expected() -> None:
 
 def test_help_is_quick_and_needs_no_extra() -> None:
     """Ours: imports that are heavy happen where they are used."""
-    code = "import sys; from secure_mcp_grpc.cli import app; print(sorted({'mcp','chdb','streamlit','casbin'} & set(sys.modules)))"
+    heavy = "{'mcp', 'chdb', 'streamlit', 'casbin', 'grpc'}"
+    code = f"import sys; from secure_mcp_grpc.cli import app; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
