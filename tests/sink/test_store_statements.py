@@ -22,7 +22,7 @@ INSERTS = [
     (b"INSERT INTO format FORMAT TSV\nx", "INSERT INTO format", "TSV", b"x"),
     (b"INSERT INTO TABLE t (a) VALUES (1); DROP TABLE t", "INSERT INTO TABLE t (a)", "Values", b" (1); DROP TABLE t"),
     (b"INSERT INTO t SETTINGS a = 'FORMAT X' FORMAT TSV\nx", "INSERT INTO t SETTINGS a = 'FORMAT X'", "TSV", b"x"),
-    (b"-- FORMAT X\nINSERT /* VALUES */ INTO t VALUES (2)", "-- FORMAT X\nINSERT /* VALUES */ INTO t", "Values", b" (2)"),
+    (b"--FORMAT X\nINSERT /* VALUES */ INTO t VALUES (2)", "--FORMAT X\nINSERT /* VALUES */ INTO t", "Values", b" (2)"),
     (b"INSERT INTO t SELECT 'FORMAT CSV'", "INSERT INTO t SELECT 'FORMAT CSV'", None, b""),
     (b"INSERT INTO t WITH 1 AS x SELECT x FORMAT CSV", "INSERT INTO t WITH 1 AS x SELECT x FORMAT CSV", None, b""),
 ]  # fmt: skip
