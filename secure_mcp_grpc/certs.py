@@ -14,7 +14,6 @@ trust domain.
 
 import contextlib
 import datetime
-import ipaddress
 import re
 import shutil
 from collections.abc import Sequence
@@ -26,10 +25,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.lifecycle import private_directory, write_by_rename
+from secure_mcp_grpc.svid import CA_LIFETIME, DEFAULT_LIFETIME, key_pem, make_ca, make_leaf, pem, spiffe_id
 
 __all__ = [
     "CA_CRT",
@@ -42,6 +41,7 @@ __all__ = [
     "facts",
     "init_ca",
     "issue",
+    "key_pem",
     "load_ca",
     "load_identity",
     "make_ca",
@@ -59,14 +59,6 @@ CA_KEY: Final = "ca.key"
 DATA: Final = "..data"
 """Link to the version in force; the name that the kubelet uses, and Envoy's guide to watching mounted secrets."""
 
-DEFAULT_LIFETIME: Final = datetime.timedelta(hours=24)
-CA_LIFETIME: Final = datetime.timedelta(days=365)
-BACKDATE: Final = datetime.timedelta(minutes=5)
-"""Clocks of two pods may differ by this much."""
-
-MAX_SPIFFE_ID_BYTES: Final = 2048
-_TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,253}[a-z0-9])?")
-_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _VERSION = re.compile(r"\.\.\d{8}T\d{6}\.\d{6}Z")
 
 
@@ -84,7 +76,7 @@ class Facts:
     not_before: datetime.datetime
     not_after: datetime.datetime
     serial: str
-    """Hex, lower case, without leading zeros, as Envoy's `%DOWNSTREAM_PEER_SERIAL%`."""
+    """Hex, lower case, an even number of digits, as Envoy's `%DOWNSTREAM_PEER_SERIAL%`."""
     fingerprint: str
     """SHA-256 of the certificate, hex, as Envoy's `%DOWNSTREAM_PEER_FINGERPRINT_256%`."""
 
@@ -104,19 +96,6 @@ class Identity:
     not_after: datetime.datetime
 
 
-def spiffe_id(trust_domain: str, name: str) -> str:
-    """`spiffe://<trust_domain>/<name>`; raises `UserError` for what the SPIFFE-ID specification (2.1, 2.2) forbids."""
-    if not _TRUST_DOMAIN.fullmatch(trust_domain):
-        raise UserError(f"trust domain {trust_domain!r} must be lower-case letters, digits, dots and dashes")
-    for segment in name.split("/"):
-        if not _SEGMENT.fullmatch(segment) or segment in (".", ".."):
-            raise UserError(f"name {name!r} must be letters, digits, dots, dashes and underscores, separated by /")
-    uri = f"spiffe://{trust_domain}/{name}"
-    if len(uri) > MAX_SPIFFE_ID_BYTES:
-        raise UserError(f"name {name[:32]}… makes a SPIFFE ID of over {MAX_SPIFFE_ID_BYTES} bytes; choose a shorter one")
-    return uri
-
-
 def init_ca(directory: Path, trust_domain: str, *, lifetime: datetime.timedelta = CA_LIFETIME) -> Path:
     """Make a CA for `trust_domain` in `directory` (`ca.crt`, `ca.key`); returns the certificate's path.
 
@@ -129,7 +108,7 @@ def init_ca(directory: Path, trust_domain: str, *, lifetime: datetime.timedelta 
             raise UserError(f"{directory / name} exists already; remove it first or choose another directory")
     certificate, key = make_ca(trust_domain, lifetime=lifetime)
     try:
-        write_by_rename(directory / CA_KEY, _key_pem(key), mode=0o600)
+        write_by_rename(directory / CA_KEY, key_pem(key), mode=0o600)
         write_by_rename(directory / CA_CRT, pem(certificate), mode=0o644)
     except OSError as error:
         raise UserError(f"{directory} cannot be written: {error.strerror}") from None
@@ -162,82 +141,8 @@ def issue(
         raise UserError(f"lifetime {lifetime} must be positive")
     uri = spiffe_id(trust_domain or own, name)
     certificate, key = make_leaf(ca, ca_key, [uri], dns=dns, ips=ips, not_after=_now() + lifetime)
-    replace_identity(out_dir, {TLS_CRT: pem(certificate), TLS_KEY: _key_pem(key), CA_CRT: pem(ca)})
+    replace_identity(out_dir, {TLS_CRT: pem(certificate), TLS_KEY: key_pem(key), CA_CRT: pem(ca)})
     return out_dir / TLS_CRT
-
-
-def make_ca(
-    trust_domain: str, *, lifetime: datetime.timedelta = CA_LIFETIME
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """A self-signed CA for one trust domain. Nothing is written."""
-    root = spiffe_id(trust_domain, "ca").removesuffix("/ca")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{trust_domain[:50]} MCP CA")])
-    now = _now()
-    usage = _key_usage(key_cert_sign=True, crl_sign=True)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + lifetime)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(identifier, critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(root)]), critical=False)
-        .add_extension(
-            # RFC 5280 4.2.1.10: a URI constraint without a leading dot permits exactly that host.
-            x509.NameConstraints([x509.UniformResourceIdentifier(trust_domain)], None),
-            critical=True,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    return certificate, key
-
-
-def make_leaf(
-    ca: x509.Certificate,
-    ca_key: ec.EllipticCurvePrivateKey,
-    uris: Sequence[str],
-    *,
-    dns: Sequence[str] = (),
-    ips: Sequence[str] = (),
-    not_before: datetime.datetime | None = None,
-    not_after: datetime.datetime | None = None,
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """A leaf certificate, not written anywhere and not judged: `issue` is the careful way. `not_after` ends with the CA."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = _now()
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
-    names += [x509.DNSName(_dns_name(value)) for value in dns]
-    names += [x509.IPAddress(_ip_address(value)) for value in ips]
-    common_name = (uris[0].rpartition("/")[2] if uris else "")[:64] or "unnamed"
-    authority = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
-        .issuer_name(ca.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(not_before or now - BACKDATE)
-        .not_valid_after(min(not_after or now + DEFAULT_LIFETIME, ca.not_valid_after_utc))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(digital_signature=True), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority),
-            critical=False,
-        )
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return builder.sign(ca_key, hashes.SHA256()), key
 
 
 def replace_identity(out_dir: Path, files: dict[str, bytes]) -> None:
@@ -317,16 +222,6 @@ def load_identity(directory: Path) -> Identity:
     return Identity(facts.uris[0], _read(crt), _read(key_path), bundle, facts.not_after)
 
 
-def pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
 def load_ca(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """Certificate and key of the CA in `directory`; raises `UserError` as `issue` does."""
     crt, key_path = directory / CA_CRT, directory / CA_KEY
@@ -372,9 +267,13 @@ def _facts(path: Path, certificate: x509.Certificate) -> Facts:
         is_ca=is_ca,
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
-        serial=f"{certificate.serial_number:x}",
+        serial=_whole_bytes(f"{certificate.serial_number:x}"),
         fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
     )
+
+
+def _whole_bytes(digits: str) -> str:
+    return digits.zfill(len(digits) + len(digits) % 2)
 
 
 def _signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
@@ -418,35 +317,6 @@ def _link(target: str, path: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(path)
-
-
-def _dns_name(value: str) -> str:
-    if not re.fullmatch(r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", value):
-        raise UserError(f"DNS name {value!r} must be letters, digits, dots and dashes")
-    return value
-
-
-def _ip_address(value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    try:
-        return ipaddress.ip_address(value)
-    except ValueError:
-        raise UserError(f"{value!r} is not an IP address") from None
-
-
-def _key_usage(
-    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=key_cert_sign,
-        crl_sign=crl_sign,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _now() -> datetime.datetime:

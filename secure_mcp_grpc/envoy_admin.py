@@ -44,7 +44,12 @@ def request(admin_socket: Path, method: str, path: str, *, timeout_s: float = 2.
 
 
 def listener_address(admin_socket: Path, name: str = "ingress") -> tuple[str, int]:
-    """Host and port that the listener `name` is bound to; raises `AdminError` before it is."""
+    """Host and port at which the listener `name` takes connections; raises `AdminError` before it does.
+
+    Envoy binds when it reads its configuration, and listens once its clusters are known to be up or down.
+    """
+    if not _counter(admin_socket, "listener_manager.workers_started"):
+        raise AdminError("Envoy is still starting")
     document: Any = json.loads(request(admin_socket, "GET", "/listeners?format=json"))
     for listener in document.get("listener_statuses", []):
         if listener["name"] == name:
@@ -55,7 +60,11 @@ def listener_address(admin_socket: Path, name: str = "ingress") -> tuple[str, in
 
 def active_requests(admin_socket: Path) -> int:
     """Requests that the ingress listener is serving now."""
-    text = request(admin_socket, "GET", "/stats?filter=^http.ingress.downstream_rq_active$").decode()
+    return _counter(admin_socket, "http.ingress.downstream_rq_active")
+
+
+def _counter(admin_socket: Path, name: str) -> int:
+    text = request(admin_socket, "GET", f"/stats?filter=^{name}$").decode()
     return int(text.partition(":")[2].strip() or 0)
 
 

@@ -39,7 +39,11 @@ __all__ = [
 ]
 
 _PLACEHOLDER = re.compile(r"\$\{([a-z_]+)\}")
-_CONNECTION_FAILED = 'connection.termination_details != "" || connection.transport_failure_reason != ""'
+_CONNECTION_FAILED = """\
+(connection.transport_failure_reason != "" && !connection.transport_failure_reason.contains("system library"))
+|| connection.termination_details.startsWith("rbac_access_denied")
+|| connection.termination_details.startsWith("transport socket timeout")"""
+"""CEL. "system library" is a connection that the peer reset: it had its handshake, or never began one."""
 _VALIDATE_TIMEOUT_S = 30
 
 
@@ -78,7 +82,11 @@ def render_secrets(settings: EnvoySettings) -> dict[Path, str]:
 
 def write_secrets(settings: EnvoySettings) -> None:
     """Write what `render_secrets` says; raises `UserError` for certificate files that cannot be read."""
-    for name, path in (("cert_path", settings.cert_path), ("key_path", settings.key_path), ("ca_path", settings.ca_path)):
+    for name, path in (
+        ("cert_path", settings.cert_path),
+        ("key_path", settings.key_path),
+        ("ca_path", settings.ca_path),
+    ):
         if not os.access(path, os.R_OK):
             what = "cannot be read" if path.exists() else "does not exist"
             variable = settings.env_names()[name]
@@ -96,7 +104,7 @@ def validate(text: str) -> None:
     from secure_mcp_grpc import envoy_types
 
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(f"Envoy configuration is not valid YAML{f', line {mark.line + 1}' if mark else ''}") from None
@@ -139,8 +147,15 @@ def _ask_envoy(envoy: str, document: dict[str, Any]) -> None:
             command, capture_output=True, text=True, errors="replace", timeout=_VALIDATE_TIMEOUT_S, check=False
         )
     if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if "error" in line.lower()] or ["no reason given"]
-        raise UserError(f"envoy refuses the configuration: {lines[0].strip()}")
+        raise UserError(f"envoy refuses the configuration: {_reason(done.stderr)}")
+
+
+def _reason(log: str) -> str:
+    """Envoy's reason in one line: it stands after the whole configuration that was refused, or beside its name."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()] or ["no reason given"]
+    after = [line for line in lines if line.startswith(": ")]
+    found = after[-1].removeprefix(": ") if after else re.sub(r"^(?:\[[^\]]*\])+ *", "", lines[0])
+    return found[-600:]
 
 
 def _without_files(document: Any, directory: Path) -> Any:
@@ -240,7 +255,9 @@ def _directory() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "envoy"
 
 
+@cache
 def _template(name: str) -> Any:
+    """Only `_fill` may look at it: it is shared."""
     return yaml.safe_load((_directory() / name).read_text(encoding="utf-8"))
 
 
@@ -258,7 +275,7 @@ def _fill(value: Any, values: Mapping[str, Any]) -> Any:
     return value
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # libyaml, 10 times as fast
     """Without anchors: every value stands where it is used."""
 
     def ignore_aliases(self, data: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Settings of Envoy: sections `server`, `limits` and `egress` of the file, and the environment variables beside them."""
+"""Settings of Envoy: sections `server`, `limits` and `egress` of the file, and their variables."""
 
 import ipaddress
 import os
@@ -88,7 +88,7 @@ class _EgressSettings(_LimitSettings):
     section: ClassVar[str] = "egress"
     env_prefix: ClassVar[str] = "MCP_EGRESS_"
 
-    peers: list[EgressPeer] = []
+    peers: tuple[EgressPeer, ...] = ()
     """Pods that this pod calls."""
 
 
@@ -136,7 +136,7 @@ class EnvoySettings(_EgressSettings):
 
     @field_validator("peers")
     @classmethod
-    def _are_distinct(cls, value: list[EgressPeer]) -> list[EgressPeer]:
+    def _are_distinct(cls, value: tuple[EgressPeer, ...]) -> tuple[EgressPeer, ...]:
         ports = [peer.local_port for peer in value if peer.local_port]
         if len(set(ports)) != len(ports):
             raise ValueError("two peers have the same local_port")
@@ -166,7 +166,9 @@ class EnvoySettings(_EgressSettings):
             if unknown := sorted(str(key) for key in document.get(base.section, {}) if key not in known):
                 raise UserError(f"unknown setting {path}: {base.section}.{unknown[0]}; known are {_join(known)}")
             variables = {f"{base.env_prefix}{name.upper()}" for name in known}
-            if unknown := sorted(name for name in environ if name.startswith(base.env_prefix) and name not in variables):
+            if unknown := sorted(
+                name for name in environ if name.startswith(base.env_prefix) and name not in variables
+            ):
                 raise UserError(f"unknown setting {unknown[0]}; known are {_join(variables)}")
         return super().load(environ, config)
 

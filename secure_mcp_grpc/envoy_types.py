@@ -4,6 +4,7 @@ Pure: a parsed document in, a `Bootstrap` or a `UserError` out. Types that are
 named inside (`@type`) are found by their protobuf package and checked too.
 """
 
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -25,13 +26,16 @@ _REFUSALS = (ValueError, TypeError, KeyError, AttributeError, AssertionError)
 
 def bootstrap(document: Any) -> Any:
     """`document` as `envoy.config.bootstrap.v3.Bootstrap`; raises `UserError` for an unknown field or a wrong type."""
-    from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
+    with warnings.catch_warnings():
+        # The generated classes still use pydantic's validators in a way that it deprecates.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
 
-    check(document, Bootstrap, "")
-    try:
-        return Bootstrap.from_dict(document)
-    except _REFUSALS as error:
-        raise UserError(f"the configuration does not fit Envoy's types: {_first_line(error)}") from None
+        check(document, Bootstrap, "")
+        try:
+            return Bootstrap.from_dict(document)
+        except _REFUSALS as error:
+            raise UserError(f"Envoy configuration does not fit Envoy's types: {_first_line(error)}") from None
 
 
 def check(value: Any, cls: Any, path: str) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from cryptography.hazmat.primitives import serialization
 from envoy.config.core.v3 import base_pb2
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
@@ -131,10 +130,11 @@ class Pki:
     def write(self, directory: str, ca: tuple[Any, Any], uris: list[str], **options: Any) -> Path:
         """An identity that `issue` would refuse to make."""
         certificate, key = certs.make_leaf(*ca, uris, **options)
-        text = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        files = {certs.TLS_CRT: certs.pem(certificate), certs.TLS_KEY: text, certs.CA_CRT: certs.pem(ca[0])}
+        files = {
+            certs.TLS_CRT: certs.pem(certificate),
+            certs.TLS_KEY: certs.key_pem(key),
+            certs.CA_CRT: certs.pem(ca[0]),
+        }
         certs.replace_identity(self.root / directory, files)
         return self.root / directory
 
@@ -210,9 +210,7 @@ async def call_in_full(
     return (await started.code(), await started.details() or ""), dict(await started.initial_metadata() or ())
 
 
-async def eventually(
-    outcome: Callable[[], Awaitable[bool]], *, within_s: float = 5.0, every_s: float = 0.02
-) -> None:
+async def eventually(outcome: Callable[[], Awaitable[bool]], *, within_s: float = 5.0, every_s: float = 0.02) -> None:
     """Asks another process until it says yes."""
     async with asyncio.timeout(within_s):
         while not await outcome():

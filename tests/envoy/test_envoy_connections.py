@@ -2,6 +2,8 @@
 
 import asyncio
 import datetime
+import socket
+import struct
 import subprocess
 from pathlib import Path
 
@@ -135,6 +137,25 @@ async def test_a_connection_that_works_leaves_no_entry(pod: Pod) -> None:
     assert pod.sink.tcp.empty()
 
 
+async def test_a_handshake_that_never_ends_is_cut_off_and_recorded(pod: Pod) -> None:
+    """Ours: 5 s, so that silent connections do not pile up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", pod.port)
+    assert await asyncio.wait_for(reader.read(1), 10) == b""
+    writer.close()
+
+    entry = await asyncio.wait_for(pod.sink.tcp.get(), 5)
+    assert entry.common_properties.connection_termination_details == "transport socket timeout was reached"
+
+
+async def test_a_reset_connection_leaves_no_entry(pod: Pod) -> None:
+    """Ours: a peer that goes away in a hurry was not refused."""
+    with socket.create_connection(("127.0.0.1", pod.port), 5) as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in await refused(pod, None)
+    assert pod.sink.tcp.empty()
+
+
 async def test_plaintext_is_refused_and_recorded(pod: Pod) -> None:
     """Ours: nothing speaks to the listener without TLS."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{pod.port}") as channel:
@@ -247,4 +268,5 @@ async def served(pod: Pod) -> str:
         check=False,
     )
     start = done.stdout.index(b"-----BEGIN CERTIFICATE")
-    return f"{x509.load_pem_x509_certificate(done.stdout[start:]).serial_number:x}"
+    digits = f"{x509.load_pem_x509_certificate(done.stdout[start:]).serial_number:x}"
+    return digits.zfill(len(digits) + len(digits) % 2)

@@ -92,8 +92,9 @@ async def test_without_an_explicit_decision_nothing_passes(pod: Pod, decision: s
         answer.dynamic_metadata.update({"decision": decision})
     pod.authz.answer = lambda _: answer
     async with pod.channel() as channel:
-        assert (await call(channel))[0] is grpc.StatusCode.PERMISSION_DENIED
+        answer = await call(channel)
 
+    assert answer == (grpc.StatusCode.PERMISSION_DENIED, "refused: authorization gave no decision")
     assert pod.bridge.calls == []
 
 
@@ -118,7 +119,8 @@ async def test_while_authz_is_dead_every_request_is_unavailable_and_then_calls_s
     async with pod.channel() as channel:
         assert (await call(channel))[0] is OK
         await pod.stop("authz")
-        assert (await call(channel))[0] is grpc.StatusCode.UNAVAILABLE
+        answer = await call(channel)
+        assert answer == (grpc.StatusCode.UNAVAILABLE, "authorization is unavailable; try again in a second")
         assert len(pod.bridge.calls) == 1
         await pod.start("authz")
 
@@ -132,7 +134,8 @@ async def test_while_the_bridge_is_dead_calls_are_unavailable_and_then_succeed_a
     """Issue: kill the bridge: clear UNAVAILABLE."""
     async with pod.channel() as channel:
         await pod.stop("bridge")
-        assert (await call(channel))[0] is grpc.StatusCode.UNAVAILABLE
+        answer = await call(channel)
+        assert answer == (grpc.StatusCode.UNAVAILABLE, "the MCP bridge is unavailable; try again in a second")
         await pod.start("bridge")
 
         async def works() -> bool:
@@ -202,14 +205,17 @@ async def test_renewing_a_certificate_does_not_refill_the_bucket(root: Path, pki
 
 async def test_each_tool_of_a_subject_has_a_bucket_of_its_own(root: Path, pki: Pki) -> None:
     """Design, filter 6: (subject, tool), from what authz read in the message."""
-    async with running_pod(root, pki, per_tool_per_second=1, per_tool_burst=2) as pod:
-        async with pod.channel() as channel, pod.channel(pki.root / "model-b") as other:
-            answers = [(await call(channel))[0] for _ in range(5)]
-            assert (await call(other))[0] is OK
-            pod.authz.answer = lambda request: allow(request, tool="another")
-            assert (await call(channel))[0] is OK
-            pod.authz.answer = lambda request: allow(request, tool="", method="ping")
-            rest = [(await call(channel))[0] for _ in range(5)]
+    async with (
+        running_pod(root, pki, per_tool_per_second=1, per_tool_burst=2) as pod,
+        pod.channel() as channel,
+        pod.channel(pki.root / "model-b") as other,
+    ):
+        answers = [(await call(channel))[0] for _ in range(5)]
+        assert (await call(other))[0] is OK
+        pod.authz.answer = lambda request: allow(request, tool="another")
+        assert (await call(channel))[0] is OK
+        pod.authz.answer = lambda request: allow(request, tool="", method="ping")
+        rest = [(await call(channel))[0] for _ in range(5)]
 
     assert answers[-1] is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert rest[-1] is grpc.StatusCode.RESOURCE_EXHAUSTED
