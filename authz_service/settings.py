@@ -48,7 +48,7 @@ class AuthzSettings(CommonSettings):
     ship_batch: Annotated[int, Field(ge=1, le=10_000)] = 1000
     """Most records in one acknowledged batch to the sink."""
 
-    ship_delay_s: Annotated[float, Field(ge=0, le=5)] = 0.2
+    ship_delay_s: Annotated[float, Field(ge=0, le=5)] = 0.5
     """Longest time that a record waits for others to travel with."""
 
     max_body_bytes: Annotated[int, Field(ge=1024, le=3 * 1024 * 1024)] = 1024 * 1024

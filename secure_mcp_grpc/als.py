@@ -72,7 +72,7 @@ class AlsSender:
         *,
         max_pending: int = 100_000,
         max_batch: int = 1_000,
-        max_delay_s: float = 0.2,
+        max_delay_s: float = 0.5,
     ) -> None:
         self._channel = channel
         self._log_name = log_name

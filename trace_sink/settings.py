@@ -28,10 +28,10 @@ class SinkSettings(CommonSettings):
     batch_rows: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     """A batch is written when it has this many rows …"""
 
-    batch_delay_s: Annotated[float, Field(gt=0, le=60)] = 0.5
+    batch_delay_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """… or this long after its first row, seconds."""
 
-    urged_delay_s: Annotated[float, Field(ge=0, le=60)] = 0.1
+    urged_delay_s: Annotated[float, Field(ge=0, le=60)] = 0.4
     """Delay instead of `batch_delay_s` while a sender waits for its acknowledgement, seconds."""
 
     max_pending_rows: Annotated[int, Field(ge=1000)] = 100_000
