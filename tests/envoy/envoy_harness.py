@@ -77,6 +77,9 @@ class Bridge(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.calls: list[Metadata] = []
+        self.silent = False
+        """Never answer."""
+        self.arrived = asyncio.Event()
 
     def service(self, details: Any) -> Any:
         if details.method == SESSION:
@@ -85,11 +88,16 @@ class Bridge(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _call(self, request: bytes, context: Any) -> bytes:
         self.calls.append(dict(context.invocation_metadata()))
+        self.arrived.set()
+        if self.silent:
+            await asyncio.Event().wait()
         await context.send_initial_metadata(((headers.SERVER, "clock"),))
         return request
 
     async def _session(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         self.calls.append(dict(context.invocation_metadata()))
+        if self.silent:
+            await asyncio.Event().wait()
         async for request in requests:
             yield request
 

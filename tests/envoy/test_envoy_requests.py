@@ -171,6 +171,45 @@ async def test_too_large_a_message_is_refused_with_a_sentence(root: Path, pki: P
         assert len(pod.bridge.calls) == 1
 
 
+@pytest.mark.parametrize("over", [1, 100, 10_000])
+async def test_a_message_just_over_the_limit_is_refused_or_marked_as_partial(root: Path, pki: Pki, over: int) -> None:
+    """Known gap of ext_authz: the last chunk may cross the limit. authz_service refuses what is marked so."""
+    async with running_pod(root, pki, max_request_bytes=100_000) as pod, pod.channel() as channel:
+        code, _ = await call(channel, b"x" * (100_000 - 5 + over))
+
+    if code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        assert pod.authz.requests[0].attributes.request.http.headers["x-envoy-auth-partial-body"] == "true"
+
+
+async def test_a_deadline_ends_a_call_and_is_told_from_a_cancel(root: Path, pki: Pki) -> None:
+    """Ours: grpc-timeout counts in Envoy, so the log says DEADLINE_EXCEEDED for unary and streaming calls alike."""
+    async with running_pod(root, pki) as pod, pod.channel() as channel:
+        pod.bridge.silent = True
+        for path in (CALL, SESSION):
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await channel.unary_unary(path)(b"x", timeout=0.3)
+            assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            entry = await asyncio.wait_for(pod.sink.http.get(), 5)
+            assert entry.response.response_code_details == "max_duration_timeout"
+
+        pod.bridge.arrived.clear()
+        cancelled = channel.unary_unary(CALL)(b"x")
+        await asyncio.wait_for(pod.bridge.arrived.wait(), 5)
+        cancelled.cancel()
+        entry = await asyncio.wait_for(pod.sink.http.get(), 5)
+        assert entry.response.response_code_details == "downstream_remote_disconnect" or (
+            entry.common_properties.response_flags.downstream_connection_termination
+            or entry.common_properties.response_flags.downstream_remote_reset
+        )
+
+
+async def test_a_call_has_a_longest_duration(root: Path, pki: Pki) -> None:
+    """Design, facts: route max_stream_duration."""
+    async with running_pod(root, pki, max_call_s=0.3) as pod, pod.channel() as channel:
+        pod.bridge.silent = True
+        assert (await call(channel))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 async def test_a_message_of_a_mebibyte_passes(pod: Pod) -> None:
     """Ours: the default limit is 1 MiB, frame header included."""
     async with pod.channel() as channel:
