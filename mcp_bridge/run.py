@@ -1,6 +1,7 @@
 """The bridge as a process: wiring, start and stop."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,13 +16,15 @@ from mcp_bridge.metrics import BridgeMetrics
 from mcp_bridge.recording import Recorder
 from mcp_bridge.sessions import Sessions
 from mcp_bridge.settings import BridgeSettings
-from secure_mcp_grpc import lifecycle
+from secure_mcp_grpc import lifecycle, logs
 from secure_mcp_grpc.als import AlsSender
 from secure_mcp_grpc.headers import LOG_BRIDGE
 from secure_mcp_grpc.health import Health
 from secure_mcp_grpc.metrics import new_registry, serve_metrics
 
 __all__ = ["new_server", "run"]
+
+logger = logging.getLogger(__name__)
 
 PART = "bridge"
 _DRAIN_S = 1.0
@@ -119,4 +122,7 @@ async def _sender(settings: BridgeSettings) -> AsyncIterator[AlsSender]:
 async def _reap(executor: Executor, idle_s: float) -> None:
     while True:
         await asyncio.sleep(max(0.1, idle_s / 4))
-        await executor.reap(idle_s)
+        try:
+            await executor.reap(idle_s)
+        except Exception:  # noqa: BLE001 - the next round tries again; without it idle children would stay
+            logs.event(logger, logging.ERROR, "reap_failed")

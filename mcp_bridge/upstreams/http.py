@@ -5,13 +5,15 @@ import base64
 import contextlib
 import logging
 import re
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import grpc
 import httpx2
 
 from mcp_bridge import wire
-from mcp_bridge.errors import overloaded, session_unknown, too_large, unavailable
+from mcp_bridge.errors import HopError, overloaded, session_unknown, too_large, unavailable
 from mcp_bridge.exchange import Exchange, Note, Session
 from secure_mcp_grpc import logs
 
@@ -42,6 +44,8 @@ class _Remote:
 
     session_id: str
     version: str = ""
+    cancelled: deque[bytes] = field(default_factory=lambda: deque(maxlen=256))
+    """Ids of requests that were cancelled lately: the end of their streams is no failure."""
     listening: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
@@ -61,6 +65,7 @@ class HttpUpstream:
             trust_env=False,
         )
         self._remotes: dict[str, _Remote] = {}
+        self._cancelling: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         return None
@@ -69,17 +74,51 @@ class HttpUpstream:
         exchange.server = self.name
         headers = self._headers(exchange)
         body = wire.request(exchange.call.method, exchange.id_json, exchange.params_json)
+        try:
+            answer, session_id = await self._exchange(exchange, body, headers)
+        except asyncio.CancelledError:
+            self._cancel_soon(exchange)
+            raise
+        except HopError:
+            self._check_not_cancelled(exchange)
+            raise
+        self._check_not_cancelled(exchange)
+        if exchange.opens_session and exchange.session is not None:
+            self._remotes[exchange.session.id] = _Remote(session_id, _agreed_version(answer))
+        return answer
+
+    async def _exchange(self, exchange: Exchange, body: bytes, headers: dict[str, str]) -> tuple[bytes, str]:
         async with self._post(body, headers) as response:
-            answer = await self._answer(response, exchange)
-            if exchange.opens_session and exchange.session is not None:
-                version = _agreed_version(answer)
-                self._remotes[exchange.session.id] = _Remote(response.headers.get(_SESSION_ID, ""), version)
-            return answer
+            return await self._answer(response, exchange), response.headers.get(_SESSION_ID, "")
+
+    def _check_not_cancelled(self, exchange: Exchange) -> None:
+        """2025-11-25, "Cancellation": whatever still comes for a cancelled request is to be ignored."""
+        remote = self._remotes.get(exchange.session.id) if exchange.session is not None else None
+        if remote is not None and exchange.id_json in remote.cancelled:
+            raise HopError(grpc.StatusCode.CANCELLED, "the client cancelled this request")
+
+    def _cancel_soon(self, exchange: Exchange) -> None:
+        """2025-11-25: a closed stream is no cancel, it has to be said; 2026-07-28: it is."""
+        session = exchange.session
+        remote = self._remotes.get(session.id) if session is not None else None
+        if session is None or remote is None or exchange.opens_session or exchange.id_json in remote.cancelled:
+            return
+        note = Note("notifications/cancelled", b'{"requestId":%b}' % exchange.id_json, exchange.owner, session)
+        task = asyncio.create_task(self._cancel(note), name=f"{self.name} cancel")
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _cancel(self, note: Note) -> None:
+        with contextlib.suppress(HopError, TimeoutError):
+            async with asyncio.timeout(_CONNECT_S):
+                await self.notify(note)
 
     async def notify(self, note: Note) -> None:
         if note.session is None:
             return  # 2026-07-28 over HTTP has none: a cancel is the end of the request's own stream
         remote = self._remote(note.session)
+        if note.method == "notifications/cancelled":
+            remote.cancelled.append(_request_id(note.params_json))
         async with self._post(wire.notification(note.method, note.params_json), _session_headers(remote)) as response:
             self._check_status(response, note.session)
         if note.method == "notifications/initialized" and remote.session_id and remote.listening is None:
@@ -108,8 +147,10 @@ class HttpUpstream:
         for remote in self._remotes.values():
             if remote.listening is not None:
                 remote.listening.cancel()
+        for task in self._cancelling:
+            task.cancel()
         listening = [remote.listening for remote in self._remotes.values() if remote.listening is not None]
-        await asyncio.gather(*listening, return_exceptions=True)
+        await asyncio.gather(*listening, *self._cancelling, return_exceptions=True)
         self._remotes.clear()
         await self._client.aclose()
 
@@ -229,6 +270,14 @@ def _session_headers(remote: _Remote) -> dict[str, str]:
     if remote.version:
         headers["mcp-protocol-version"] = remote.version
     return headers
+
+
+def _request_id(params: bytes) -> bytes:
+    """The id that a cancel names, as its bytes."""
+    try:
+        return bytes(wire.object_of(params)["requestId"])
+    except (wire.NotJson, KeyError):
+        return b""
 
 
 def _agreed_version(answer: bytes) -> str:

@@ -63,6 +63,10 @@ async def bridge(request: pytest.FixtureRequest) -> AsyncIterator[Bridge]:
         yield one
 
 
+directly: dict[str, list[Any]] = {}
+"""What the server answers without a bridge, by mode; asked once."""
+
+
 async def everything(client: mcp.Client) -> list[Any]:
     answers = [
         await client.list_tools(),
@@ -84,11 +88,12 @@ async def everything(client: mcp.Client) -> list[Any]:
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_answers_equal_those_of_the_server_itself(bridge: Bridge, mode: Any) -> None:
     """Ours: through the bridge or directly, an application sees the same."""
-    command = StdioServerParameters(command=sys.executable, args=[str(HERE / "full_server.py")])
-    async with mcp.Client(stdio_client(command), mode=mode) as direct:
-        expected = await everything(direct)
+    if mode not in directly:
+        command = StdioServerParameters(command=sys.executable, args=[str(HERE / "full_server.py")])
+        async with mcp.Client(stdio_client(command), mode=mode) as direct:
+            directly[mode] = await everything(direct)
     async with mcp.Client(bridge.transport(), mode=mode, cache=None) as client:
-        assert await everything(client) == expected
+        assert await everything(client) == directly[mode]
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -106,19 +111,26 @@ async def test_progress_arrives_in_order_before_the_result(bridge: Bridge, mode:
     assert seen == [(float(n), f"at {n}") for n in range(5)]
 
 
+@pytest.mark.parametrize("rpc", ["Call", "Stream"])
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_cancelled_call_is_cancelled_at_the_server(bridge: Bridge, mode: Any) -> None:
+async def test_cancelled_call_is_cancelled_at_the_server(bridge: Bridge, mode: Any, rpc: str) -> None:
     """Ours: a caller that gives up stops the work, in both eras and over every upstream."""
-    name = f"{mode}-{id(bridge)}"
+    name = f"{mode}-{rpc}-{id(bridge)}"
+
+    async def note(*_: Any) -> None: ...
+
     async with mcp.Client(bridge.transport(), mode=mode) as client:
-        waiting = asyncio.create_task(client.call_tool("wait", {"name": name}))
+        progress = note if rpc == "Stream" else None
+        waiting = asyncio.create_task(client.call_tool("wait", {"name": name}, progress_callback=progress))
         await asyncio.sleep(0.3)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         async with asyncio.timeout(5):
             while name not in (await client.call_tool("state", {})).structured_content["result"]:
                 await asyncio.sleep(0.02)
-        assert any(record.outcome == "cancelled" and record.tool == "wait" for record in bridge.records)
+            while not (ended := [(one.outcome, one.rpc) for one in bridge.records if one.tool == "wait"]):
+                await asyncio.sleep(0.02)
+        assert ended == [("cancelled", rpc)]
 
 
 async def test_subscription_delivers_changes(bridge: Bridge) -> None:
@@ -175,6 +187,44 @@ async def test_records_tell_who_did_what_and_how_it_ended(bridge: Bridge) -> Non
     assert echo.response_bytes > 0
     assert echo.arguments == '{"value":"x","token":"[redacted]"}'
     assert next(record for record in bridge.records if record.tool == "fail").outcome == "tool_error"
+
+
+async def test_many_calls_half_of_them_cancelled_leave_nothing_behind(bridge: Bridge) -> None:
+    """Issue 4: no leak of tasks or requests in flight."""
+    prefix = f"many-{id(bridge)}"
+
+    async def note(*_: Any) -> None: ...
+
+    async with mcp.Client(bridge.transport()) as client:
+        waiting = [asyncio.create_task(client.call_tool("wait", {"name": f"{prefix}-{n}"})) for n in range(30)]
+        counting = [client.call_tool("count", {"to": 3}, progress_callback=note) for _ in range(30)]
+        results = await asyncio.gather(*counting)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while bridge.executor.in_flight:
+                await asyncio.sleep(0.02)
+        await client.call_tool("add", {"a": 1, "b": 1})
+    assert all(result.structured_content == {"result": 3} for result in results)
+    assert bridge.executor.in_flight == 0
+
+
+async def test_mcp_server_time_answers_as_it_does_directly() -> None:
+    """Issue 4: PyPI servers: list and call work, results equal direct ones."""
+    command = StdioServerParameters(command=sys.executable, args=["-m", "mcp_server_time"])
+    arguments = {"source_timezone": "Europe/Berlin", "time": "12:30", "target_timezone": "Asia/Tokyo"}
+
+    async def ask(client: mcp.Client) -> list[Any]:
+        return [await client.list_tools(), await client.call_tool("convert_time", arguments)]
+
+    async with mcp.Client(stdio_client(command), cache=None) as direct:
+        expected = await ask(direct)
+    async with (
+        serving(stdio("time", "-m", "mcp_server_time")) as bridge,
+        mcp.Client(bridge.transport(), cache=None) as client,
+    ):
+        assert await ask(client) == expected
 
 
 async def test_answer_names_its_server(bridge: Bridge) -> None:
