@@ -23,21 +23,23 @@ def init(home: HomeOption = None, trust_domain: TrustDomainOption = "mcp.interna
 
     directory = Home.locate(home)
     directory.prepare()
-    certs.init_ca(directory.ca, trust_domain)
-    Console().print(f"Made {directory.ca / 'tls.crt'} for the trust domain {trust_domain}.", highlight=False)
+    made = certs.init_ca(directory.ca, trust_domain)
+    Console().print(f"Made {made} for the trust domain {trust_domain}.", highlight=False)
 
 
 @app.command()
 def issue(
     name: Annotated[str, typer.Argument(help="Path of the SPIFFE ID, e.g. model-a; use `sidecar` for Envoy itself.")],
     home: HomeOption = None,
-    trust_domain: TrustDomainOption = "mcp.internal",
-    dns: Annotated[list[str] | None, typer.Option(help="DNS name for servers.")] = None,
-    ip: Annotated[list[str] | None, typer.Option(help="IP address for servers.")] = None,
+    dns: Annotated[list[str] | None, typer.Option(help="DNS name that clients connect to.")] = None,
+    ip: Annotated[list[str] | None, typer.Option(help="IP address that clients connect to.")] = None,
     hours: Annotated[float, typer.Option(help="Lifetime in hours.", min=0.01, max=24 * 365)] = 24.0,
     out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="DIR/certs/NAME")] = None,
 ) -> None:
-    """Issue a certificate; a sidecar that uses it takes the new one without a restart."""
+    """Issue a certificate; a sidecar that uses it takes the new one without a restart.
+
+    The identity `sidecar` is issued for localhost unless --dns or --ip says otherwise; clients need no names.
+    """
     from datetime import timedelta
 
     from secure_mcp_grpc import certs
@@ -45,16 +47,17 @@ def issue(
 
     directory = Home.locate(home)
     target = out or directory.certs / name
+    local = name == "sidecar" and not dns and not ip
     certs.issue(
         directory.ca,
         target,
         name,
-        trust_domain,
-        dns=dns if dns is not None else ["localhost"],
-        ips=ip if ip is not None else ["127.0.0.1", "::1"],
+        dns=["localhost"] if local else dns or [],
+        ips=["127.0.0.1", "::1"] if local else ip or [],
         lifetime=timedelta(hours=hours),
     )
-    Console().print(f"Issued spiffe://{trust_domain}/{name} in {target}, valid for {hours:g} hours.", highlight=False)
+    spiffe_id = certs.facts(target).uris[0]
+    Console().print(f"Issued {spiffe_id} in {target}, valid for {hours:g} hours.", highlight=False)
 
 
 @app.command()
@@ -70,6 +73,8 @@ def show(
     if not path.is_file():
         path = Home.locate(home).identity(certificate) / "tls.crt"
     table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for key, value in certs.show(path).items():
         table.add_row(key, value)
     Console().print(table)

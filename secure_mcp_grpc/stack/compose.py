@@ -44,6 +44,11 @@ _MODULES = {
 }
 
 
+# gRPC's event engine hands each event from thread to thread; its older poller does not. Measured on two cores, a unary
+# call on a Unix socket takes about a fifth less of the server's CPU (docs/benchmarks.md).
+_GRPC_TUNING = {"GRPC_EXPERIMENTS": os.environ.get("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")}
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """A composed sidecar: `stages` for the supervisor, and what it listens on."""
@@ -69,7 +74,7 @@ def compose(
     _require_files(home, sections)
     config = home.run_dir / "sidecar.yaml"
     write_by_rename(config, yaml.safe_dump(sections).encode(), mode=0o600)
-    env = {CONFIG_ENV: str(config), "MCP_RUN_DIR": str(home.run_dir)}
+    env = {CONFIG_ENV: str(config), "MCP_RUN_DIR": str(home.run_dir), **_GRPC_TUNING}
     if text_logs:
         env["MCP_LOG_FORMAT"] = "text"
     with contextlib.ExitStack() as stack:
