@@ -21,8 +21,8 @@ HEAD = """\
 Made from the code by `python docs/build_reference.py`.
 
 Every part reads one YAML file (`MCP_CONFIG`, or `--config` of `secure-mcp-grpc up`), then environment variables, which
-win. A section of the file belongs to a part; an unknown key, an unknown variable with a part's prefix or a value that is
-not of its form stops the start with one line that names it. Lists are comma-separated in variables.
+win. A section of the file belongs to a part; an unknown key, an unknown variable with a part's prefix or a value that
+is not of its form stops the start with one line that names it. Lists are comma-separated in variables.
 """
 PARTS: tuple[tuple[str, type[Settings]], ...] = (
     ("Shared by all parts", CommonSettings),

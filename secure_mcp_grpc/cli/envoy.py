@@ -41,4 +41,5 @@ def _rendered(config: Path | None, home: Path | None) -> str:
 
     environ = dict(os.environ)
     environ.setdefault("MCP_RUN_DIR", str(Home.locate(home).run_dir))
-    return envoy_config.render(envoy_config.EnvoySettings.load(environ, config))
+    settings = envoy_config.EnvoySettings.load(environ, config)
+    return envoy_config.render(settings)

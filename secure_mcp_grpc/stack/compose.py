@@ -203,7 +203,7 @@ class _EnvoyPart:
             name="envoy",
             prepare=self._prepare,
             probe=self._ready,
-            drain=lambda: asyncio.to_thread(envoy_config.drain, self._admin),
+            drain=self._drain,
             stop_timeout_s=1.5,
         )
 
@@ -214,10 +214,16 @@ class _EnvoyPart:
         write_by_rename(path, envoy_config.render(self._settings).encode(), mode=0o600)
         return envoy_config.envoy_command(self._settings, path)
 
+    async def _drain(self) -> None:
+        await asyncio.to_thread(envoy_config.drain, self._admin)
+
     async def _ready(self, pid: int) -> bool:
         if not await envoy_ready(self._admin):
             return False
-        host, port = await asyncio.to_thread(envoy_config.listener_address, self._admin)
+        try:
+            host, port = await asyncio.to_thread(envoy_config.listener_address, self._admin)
+        except envoy_config.AdminError:
+            return False  # alive, but not listening yet
         self._settings = self._settings.model_copy(update={"port": port})
         announce(self._home.run_dir, "envoy", {"mcp": f"{host}:{port}", "pid": str(pid)})
         return True
