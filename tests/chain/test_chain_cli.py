@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import clickhouse_connect
 import psutil
 import pytest
 from conftest import RECORDER, make_home, make_repository, run_cli, sidecar_yaml, until
@@ -110,25 +111,33 @@ def test_a_server_that_cannot_be_named_is_said(home: Home) -> None:
     assert_one_line(up(home, "--upstream", "nonsense"), "nonsense")
 
 
+def start(home: Home, config: Path) -> subprocess.Popen[bytes]:
+    with (home.root / "up.log").open("ab") as log:
+        process = subprocess.Popen(
+            (sys.executable, "-m", "secure_mcp_grpc", "up", "--config", str(config), "--dir", str(home.root)),
+            stderr=log,
+        )
+    until(
+        lambda: process.poll() is not None or read_state(home.run_dir).get("dashboard", {}).get("state") == "ready", 60
+    )
+    assert process.poll() is None, (home.root / "up.log").read_text()
+    return process
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_takes_five_seconds_and_leaves_nothing(root: Path, number: signal.Signals) -> None:
     """Issue: Ctrl-C or SIGTERM stops everything within 5 s and leaves no process or socket behind."""
     home = make_home(root / number.name)
     config = sidecar_yaml(home, home.root / "journal.txt", make_repository(home.root / "repository"))
-    with (home.root / "up.log").open("wb") as log:
-        process = subprocess.Popen(
-            (sys.executable, "-m", "secure_mcp_grpc", "up", "--config", str(config), "--dir", str(home.root)),
-            stderr=log,
-        )
+    process = start(home, config)
     try:
-        until(lambda: read_state(home.run_dir).get("dashboard", {}).get("state") == "ready", 60)
         called = run_cli("call", "echo", '{"text": "x"}', "--as", "model-a", "--dir", str(home.root))
         assert called.returncode == 0, called.stderr
 
-        start = time.monotonic()
+        began = time.monotonic()
         process.send_signal(number)
         code = process.wait(10)
-        elapsed = time.monotonic() - start
+        elapsed = time.monotonic() - began
     finally:
         process.kill()
         process.wait()
@@ -137,6 +146,30 @@ def test_stopping_takes_five_seconds_and_leaves_nothing(root: Path, number: sign
     assert elapsed < 5
     until(lambda: processes_of(home.root) == [], 2)
     assert [path.name for path in home.run_dir.iterdir() if path.is_socket()] == []
+
+
+def test_stopping_right_after_a_call_loses_no_row(root: Path) -> None:
+    """Ours: stop listening, drain, flush, close: what was done before the stop is in the store after it."""
+    home = make_home(root / "flush")
+    config = sidecar_yaml(home, home.root / "journal.txt", make_repository(home.root / "repository"))
+    process = start(home, config)
+    try:
+        called = run_cli("call", "echo", '{"text": "x"}', "--as", "model-a", "--dir", str(home.root))
+        process.terminate()
+        assert (called.returncode, process.wait(10)) == (0, 0), called.stderr
+        process = start(home, config)
+        url = (home.secrets / "clickhouse-reader.url").read_text()
+        store = clickhouse_connect.get_client(dsn=url, autogenerate_session_id=False)
+        counts = [
+            store.query(f"SELECT count() FROM {table} WHERE tool = 'echo'").result_rows[0][0]
+            for table in ("requests", "decisions", "interactions")
+        ]
+        store.close()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+    assert counts == [1, 1, 1]
 
 
 def test_up_protects_a_command_without_any_file(home: Home) -> None:
