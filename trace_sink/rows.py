@@ -202,11 +202,12 @@ def _interaction(entry: Http, source: Source) -> TableRow:
 def _handshake(entry: Tcp, source: Source) -> TableRow | None:
     common = entry.common_properties
     tls = common.tls_properties
-    failure = common.downstream_transport_failure_reason
+    # Envoy's network filters refuse after TLS is done: then the reason stands in the details.
+    failure = common.downstream_transport_failure_reason or common.connection_termination_details
     if not failure:
         if tls.tls_version:
             return None
-        failure = common.connection_termination_details or "the connection ended before the handshake"
+        failure = "the connection ended before the handshake"
     peer = tls.peer_certificate_properties
     values: Row = (
         _time(common, source),

@@ -14,7 +14,7 @@ import pytest
 from conftest import POLICY, Stack, health, until
 from mcp import Client, MCPError
 
-from secure_mcp_grpc import certs
+from secure_mcp_grpc import certs, svid
 
 
 def status_of(error: MCPError) -> str:
@@ -129,10 +129,11 @@ def handshake(address: str, ca: Path, identity: Path | None) -> str:
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), 5) as plain, context.wrap_socket(plain) as tls:
+            tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
             return "accepted" if tls.recv(1) else "closed"
     except ssl.SSLError as error:
         return str(error.reason)
-    except ConnectionResetError:
+    except (BrokenPipeError, ConnectionResetError):
         return "reset"
 
 
@@ -150,7 +151,17 @@ def strangers(stack: Stack) -> dict[str, Path | None]:
         "wrong CA": root / "stranger",
         "expired": root / "expired",
         "wrong trust domain": root / "elsewhere",
+        "two identities": two_identities(stack),
     }
+
+
+def two_identities(stack: Stack) -> Path:
+    """A certificate of our own CA that names two workloads."""
+    ca, key = certs.load_ca(stack.home.ca)
+    leaf, leaf_key = svid.make_leaf(ca, key, ["spiffe://test.mcp/model-a", "spiffe://test.mcp/model-b"])
+    directory = stack.home.certs / "two"
+    certs.replace_identity(directory, {"tls.crt": svid.pem(leaf), "tls.key": svid.key_pem(leaf_key)})
+    return directory
 
 
 @pytest.mark.parametrize(
@@ -160,6 +171,7 @@ def strangers(stack: Stack) -> dict[str, Path | None]:
         ("wrong CA", "spiffe://test.mcp/model-a"),
         ("expired", "spiffe://test.mcp/model-a"),
         ("wrong trust domain", "spiffe://evil.mcp/model-a"),
+        ("two identities", "spiffe://test.mcp/model-a,spiffe://test.mcp/model-b"),
     ],
 )
 def test_a_stranger_is_refused_and_recorded_without_a_name(

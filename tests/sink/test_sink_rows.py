@@ -113,6 +113,16 @@ def test_failed_handshake_is_a_claim() -> None:
     assert "identity" not in COLUMNS["handshakes"]
 
 
+def test_a_connection_refused_after_its_handshake_is_a_row() -> None:
+    """Ours: Envoy's network RBAC filter refuses a certificate with two URI SANs after TLS itself is done."""
+    entry = accesslog_pb2.TCPAccessLogEntry()
+    common = entry.common_properties
+    common.tls_properties.tls_version = accesslog_pb2.TLSProperties.TLSv1_3
+    common.connection_termination_details = "rbac_access_denied_matched_policy[not_one_spiffe_id]"
+
+    assert made(entry, headers.LOG_ENVOY_TCP).table == "handshakes"
+
+
 def test_good_handshake_makes_no_row() -> None:
     """Ours: the table holds what failed."""
     entry = accesslog_pb2.TCPAccessLogEntry()
