@@ -6,7 +6,7 @@ import sys
 
 import grpc
 import pytest
-from conftest import Stack, until
+from chain_stack import Stack, until
 from mcp import Client, MCPError, StdioServerParameters
 
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb

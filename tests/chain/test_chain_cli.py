@@ -12,7 +12,7 @@ from pathlib import Path
 import clickhouse_connect
 import psutil
 import pytest
-from conftest import RECORDER, make_home, make_repository, run_cli, sidecar_yaml, until
+from chain_stack import RECORDER, make_home, make_repository, run_cli, sidecar_yaml, until
 
 from secure_mcp_grpc.stack.home import Home
 from secure_mcp_grpc.stack.supervisor import read_state

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from conftest import POLICY, Stack, health, until
+from chain_stack import POLICY, Stack, health, until
 from mcp import Client, MCPError
 
 from secure_mcp_grpc import certs, svid

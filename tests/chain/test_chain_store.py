@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Stack, until
+from chain_stack import Stack, until
 from mcp import Client
 from playwright.sync_api import Page, sync_playwright
 

@@ -116,8 +116,9 @@ def address(real_store: RealStore, tmp_path_factory: pytest.TempPathFactory) -> 
         yield endpoints["http"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not kept for the session: while Playwright's loop runs, no asyncio test of another module could."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
         yield browser
