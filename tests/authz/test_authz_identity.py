@@ -23,7 +23,7 @@ def refusal(outcome: Identity | Deny) -> str:
 
 
 def test_subject_is_the_path_in_the_first_trust_domain() -> None:
-    """Ours: CONTRACTS, Identity."""
+    """Ours: SPIFFE-ID, 2: one identity, in an accepted trust domain."""
     identity = read(certificate("spiffe://mcp.internal/ns/a/model-a"), "spiffe://mcp.internal/ns/a/model-a")
 
     assert isinstance(identity, Identity)

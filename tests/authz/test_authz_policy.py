@@ -47,7 +47,7 @@ def test_roles_inherit_to_any_depth_and_a_deny_at_the_top_counts() -> None:
 
 
 def test_methods_without_a_name_match_an_empty_or_starred_name() -> None:
-    """Ours: CONTRACTS, Policy CSV."""
+    """Ours: README, Policy."""
     policy = policy_of(b"p, a, tools/list, , allow\np, a, ping, *, allow\np, a, prompts/list, x, allow")
 
     assert policy.judge("a", "tools/list", "").allowed

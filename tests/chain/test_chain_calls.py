@@ -3,11 +3,13 @@
 import asyncio
 import subprocess
 import sys
+import urllib.request
 
 import grpc
 import pytest
 from chain_stack import Stack, until
 from mcp import Client, MCPError, StdioServerParameters
+from prometheus_client.parser import text_string_to_metric_families
 
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 from secure_mcp_grpc.v1 import mcp_transport_pb2_grpc as pb_grpc
@@ -166,3 +168,14 @@ def test_health_shows_every_part(stack: Stack) -> None:
     assert table.returncode == 0
     assert all(part in table.stdout for part in ("store", "sink", "authz", "bridge", "envoy", "dashboard"))
     assert table.stdout.count("ready") == 6
+
+
+@pytest.mark.parametrize("part", ["store", "sink", "authz", "bridge", "dashboard"])
+def test_every_part_serves_metrics(stack: Stack, part: str) -> None:
+    """Issue: each Python part serves Prometheus metrics."""
+    with urllib.request.urlopen(f"http://{stack.endpoint(part, 'metrics')}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+
+    families = {family.name for family in text_string_to_metric_families(text)}
+    assert "process_resident_memory_bytes" in families
+    assert any(name.startswith("mcp_") for name in families)

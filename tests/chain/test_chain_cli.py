@@ -1,5 +1,6 @@
 """Starting and stopping as a user does: clear errors, nothing left behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import clickhouse_connect
@@ -15,6 +17,7 @@ import pytest
 from chain_stack import RECORDER, make_home, make_repository, run_cli, sidecar_yaml, until
 
 from secure_mcp_grpc.stack.home import Home
+from secure_mcp_grpc.stack.probes import endpoint
 from secure_mcp_grpc.stack.supervisor import read_state
 
 SERVER = ("--", sys.executable, "-m", "mcp_server_time")
@@ -172,20 +175,81 @@ def test_stopping_right_after_a_call_loses_no_row(root: Path) -> None:
     assert counts == [1, 1, 1]
 
 
-def test_up_protects_a_command_without_any_file(home: Home) -> None:
-    """Issue: up -- COMMAND."""
-    environment = {**os.environ, **QUIET, "RECORDER_JOURNAL": str(home.root / "journal.txt")}
+@contextlib.contextmanager
+def upped(home: Home, *arguments: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`up` without a dashboard, until all parts are ready; stopped at the end."""
     command = (sys.executable, "-m", "secure_mcp_grpc", "up", "--dir", str(home.root), "--without", "dashboard")
-    server = ("--env", "RECORDER_JOURNAL", "--", sys.executable, str(RECORDER))
-    with (home.root / "up.log").open("wb") as log:
-        process = subprocess.Popen((*command, *server), env=environment, stderr=log)
+    with (home.root / "up.log").open("ab") as log:
+        process = subprocess.Popen((*command, *arguments), env={**os.environ, **QUIET, **env}, stderr=log)
     try:
-        until(lambda: read_state(home.run_dir).get("envoy", {}).get("state") == "ready", 60)
-        called = run_cli("call", "echo", '{"text": "hello"}', "--as", "model-a", "--dir", str(home.root))
-        assert (called.returncode, called.stdout.strip()) == (0, "hello"), called.stderr
+        until(
+            lambda: process.poll() is not None or read_state(home.run_dir).get("envoy", {}).get("state") == "ready", 60
+        )
+        assert process.poll() is None, (home.root / "up.log").read_text()
+        yield process
     finally:
         process.terminate()
         assert process.wait(10) == 0
+
+
+def echo(home: Home) -> None:
+    called = run_cli("call", "echo", '{"text": "hello"}', "--as", "model-a", "--dir", str(home.root))
+    assert (called.returncode, called.stdout.strip()) == (0, "hello"), called.stderr
+
+
+def test_up_protects_a_command_without_any_file(home: Home) -> None:
+    """Issue: up -- COMMAND."""
+    journal = str(home.root / "journal.txt")
+    with upped(home, "--env", f"RECORDER_JOURNAL={journal}", "--", sys.executable, str(RECORDER)):
+        echo(home)
+
+
+def test_up_protects_a_server_in_process(home: Home) -> None:
+    """Issue: or --upstream package.module:server."""
+    env = {"PYTHONPATH": str(RECORDER.parent), "RECORDER_JOURNAL": str(home.root / "journal.txt")}
+    with upped(home, "--upstream", "recorder_server:server", **env):
+        echo(home)
+
+
+def test_up_protects_a_server_over_http(home: Home) -> None:
+    """Issue: or --upstream http://…/mcp."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        code = (
+            f"import socket, uvicorn, recorder_server as r; s = socket.socket(fileno={listener.fileno()}); "
+            "uvicorn.Server(uvicorn.Config(r.server.streamable_http_app(), log_level='error')).run(sockets=[s])"
+        )
+        env = {**os.environ, "PYTHONPATH": str(RECORDER.parent), "RECORDER_JOURNAL": str(home.root / "journal.txt")}
+        server = subprocess.Popen((sys.executable, "-c", code), env=env, pass_fds=[listener.fileno()])
+        try:
+            with upped(home, "--upstream", f"http://127.0.0.1:{port}/mcp"):
+                echo(home)
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+def test_clickhouse_url_takes_the_place_of_the_embedded_store(home: Home, root: Path) -> None:
+    """Issue: CLICKHOUSE_URL switches to a server with no other change."""
+    elsewhere = root / "server"
+    (elsewhere / "run").mkdir(parents=True, mode=0o700)
+    env = {"MCP_RUN_DIR": str(elsewhere / "run"), "MCP_STORE_DATA_DIR": str(elsewhere / "data")}
+    server = subprocess.Popen((sys.executable, "-m", "trace_sink.store"), env={**os.environ, **QUIET, **env})
+    try:
+        address = until(lambda: endpoint(elsewhere / "run", "store", "http"))
+        password = (elsewhere / "data" / "writer.password").read_text().strip()
+        url = f"{address.replace('http://', f'http://writer:{password}@')}/mcp"
+        journal = str(home.root / "journal.txt")
+        command = ("--env", f"RECORDER_JOURNAL={journal}", "--", sys.executable, str(RECORDER))
+        with upped(home, *command, CLICKHOUSE_URL=url):
+            assert set(read_state(home.run_dir)) == {"sink", "authz", "bridge", "envoy"}
+            echo(home)
+            store = clickhouse_connect.get_client(dsn=url, autogenerate_session_id=False)
+            until(lambda: store.query("SELECT count() FROM requests WHERE tool = 'echo'").result_rows == [(1,)])
+            store.close()
+    finally:
+        server.terminate()
+        server.wait(10)
 
 
 def test_the_demo_comes_out_as_expected() -> None:

@@ -76,7 +76,7 @@ def test_request_row_holds_decision_times_and_sizes() -> None:
 
 
 def test_without_a_decision_the_certificate_names_the_identity() -> None:
-    """Ours: CONTRACTS, mcp.envoy.http; the certificate was verified."""
+    """Ours: without a decision the verified certificate names the caller."""
     row = named(made(http("spiffe://mcp.internal/model-b")))
     foreign = named(made(http("spiffe://other.org/model-b")))
 
