@@ -21,9 +21,13 @@ CODES: Final[dict[grpc.StatusCode, int]] = {
 
 _OTHER: Final = -32019
 NO_RESPONSE: Final = "the stream ended without a response"
+_BROKEN_OFF: Final = "the connection to the server broke off before it answered"
 
 
 def error_of(code: grpc.StatusCode, details: str | None) -> dict[str, Any]:
     """The `error` member: `data.grpcStatus` names the code, the message is the sentence that came with it."""
+    if code is grpc.StatusCode.INTERNAL and "RST_STREAM" in (details or ""):
+        # No peer said so: gRPC core maps a stream that Envoy had to reset (its bridge died in mid-answer) to INTERNAL.
+        code, details = grpc.StatusCode.UNAVAILABLE, _BROKEN_OFF
     message = details or f"the call failed with gRPC status {code.name}"
     return {"code": CODES.get(code, _OTHER), "message": message, "data": {"grpcStatus": code.name}}
