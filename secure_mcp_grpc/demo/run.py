@@ -134,8 +134,9 @@ def _directory(home: Path | None) -> Iterator[Home]:
 
 def _hint(console: Console, directory: Home) -> None:
     console.print("\nStill running. In another terminal:")
+    program = "secure-mcp-grpc" if shutil.which("secure-mcp-grpc") else sys.argv[0]
     where = f"--dir {directory.root}"
-    console.print(f"  secure-mcp-grpc health {where}")
-    console.print(f"""  secure-mcp-grpc call get_current_time '{{"timezone": "UTC"}}' --as model-a {where}""")
-    console.print(f"  secure-mcp-grpc call git_commit '{{}}' --as model-b {where}")
+    console.print(f"  {program} health {where}", soft_wrap=True)
+    console.print(f"""  {program} call get_current_time '{{"timezone": "UTC"}}' --as model-a {where}""", soft_wrap=True)
+    console.print(f"  {program} call git_commit '{{}}' --as model-b {where}", soft_wrap=True)
     console.print("Ctrl-C stops everything.", markup=False)

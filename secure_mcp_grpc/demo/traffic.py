@@ -59,11 +59,13 @@ async def send_traffic(address: str, certs: Path, repository: Path, *, burst: in
         await _call(log, "model-a", client, "git_add", {**repo, "files": ["note.txt"]}, "allowed")
         await _call(log, "model-a", client, "git_commit", {**repo, "message": "Add a note"}, "allowed")
     async with _client(log, address, certs / "model-b") as client:
+        await _list(log, "model-b", client)
         await _call(log, "model-b", client, "git_log", {**repo, "max_count": 1}, "allowed")
         await _call(log, "model-b", client, "git_commit", {**repo, "message": "Not allowed"}, "denied")
         await _call(log, "model-b", client, "git_checkout", {**repo, "branch_name": "main"}, "denied")
         await _call(log, "model-b", client, "get_current_time", {"timezone": "UTC"}, "denied")
     async with _client(log, address, certs / "model-c") as client:
+        await _list(log, "model-c", client)
         await _burst(log, "model-c", client, burst, allowed_burst)
     await _handshake(log, "no certificate", address, certs / "model-a" / "ca.crt", None)
     await _handshake(log, "certificate of another CA", address, certs / "model-a" / "ca.crt", certs / "stranger")
@@ -79,7 +81,7 @@ async def _client(log: TrafficLog, address: str, identity: Path) -> AsyncIterato
     transport = grpc_transport(
         address, identity=Identity.from_directory(identity), interceptors=log.wiretap.interceptors(identity.name)
     )
-    async with Client(transport, cache=None) as client:
+    async with Client(transport) as client:
         log.steps.append(Step(identity.name, "connect (server/discover)", "allowed", {"allowed": 1}, True))
         yield client
 
