@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -67,16 +69,30 @@ def _upstream(command: list[str], upstream: str | None, env: list[str]) -> dict[
     if command and upstream:
         raise UserError("give either a command after -- or --upstream, not both")
     if command:
-        return {"server": {"command": command, "env": dict(_variable(text) for text in env)}}
+        return {_server_name(_program(command)): {"command": command, "env": dict(_variable(text) for text in env)}}
     if env:
         raise UserError("--env is for a command after --")
     if upstream is None:
         return {}
     if upstream.startswith(("http://", "https://")):
-        return {"server": {"url": upstream}}
+        return {_server_name(urlsplit(upstream).hostname or ""): {"url": upstream}}
     if ":" in upstream:
-        return {"server": {"target": upstream}}
+        return {_server_name(upstream.partition(":")[0]): {"target": upstream}}
     raise UserError(f"--upstream {upstream}: neither an http(s) URL nor package.module:server")
+
+
+def _program(command: list[str]) -> str:
+    """The word that a person would call the server by: the module after -m, a script, or the program."""
+    if "-m" in command[:-1]:
+        return command[command.index("-m") + 1]
+    scripts = [word for word in command[1:] if word.endswith((".py", ".js", ".mjs", ".ts"))]
+    return Path(scripts[0] if scripts else command[0]).stem
+
+
+def _server_name(text: str) -> str:
+    """`text` as the name of an upstream in records and charts."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-0123456789")[:32].strip("-")
+    return words or "server"
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -149,7 +165,7 @@ def _tell(home: "Home") -> None:
     """Where clients connect, and how."""
     from secure_mcp_grpc.stack.probes import endpoint
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     address = endpoint(home.run_dir, "envoy", "mcp")
     console.print(f"\n[bold]Protected MCP server:[/] {address} (gRPC over mutual TLS)")
     if dashboard := endpoint(home.run_dir, "dashboard", "http"):
