@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import socket
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from secure_mcp_grpc.demo.handshake import tls_refusal
 from secure_mcp_grpc.demo.wiretap import Wiretap
 
 if TYPE_CHECKING:
@@ -122,28 +121,7 @@ async def _outcome(client: "Client", tool: str, arguments: Mapping[str, Any]) ->
 
 async def _handshake(log: TrafficLog, what: str, address: str, ca: Path, identity: Path | None) -> None:
     """Try to use the port with the wrong certificate or none; TLS itself must refuse."""
-    refusal = await asyncio.to_thread(_try_handshake, address, ca, identity)
+    refusal = await asyncio.to_thread(tls_refusal, address, ca, identity)
     outcome: Outcome = "tls_refused" if refusal else "error"
     detail = refusal or "the connection was accepted"
     log.steps.append(Step("nobody", what, "tls_refused", {outcome: 1}, bool(refusal), detail))
-
-
-def _try_handshake(address: str, ca: Path, identity: Path | None) -> str:
-    """The TLS alert that ended the connection, or "" if the server let us send."""
-    context = ssl.create_default_context(cafile=str(ca))
-    context.set_alpn_protocols(["h2"])
-    context.check_hostname = False
-    if identity:
-        context.load_cert_chain(identity / "tls.crt", identity / "tls.key")
-    host, _, port = address.rpartition(":")
-    try:
-        with (
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5) as plain,
-            context.wrap_socket(plain) as tls,
-        ):
-            # In TLS 1.3 the server judges our certificate after our side is done: its alert comes with the first read.
-            return "" if tls.recv(1) else "connection closed"
-    except ssl.SSLError as error:
-        return (error.reason or "TLS alert").lower().replace("_", " ")
-    except ConnectionResetError:
-        return "connection reset"

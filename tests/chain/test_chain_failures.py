@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
-import ssl
 import subprocess
 import time
 from datetime import timedelta
@@ -15,6 +13,7 @@ from chain_stack import POLICY, Stack, health, until
 from mcp import Client, MCPError
 
 from secure_mcp_grpc import certs, svid
+from secure_mcp_grpc.demo.handshake import tls_refusal
 
 
 def status_of(error: MCPError) -> str:
@@ -119,24 +118,6 @@ async def test_calls_go_on_without_the_sink_and_decisions_arrive_later(stack: St
     await asyncio.to_thread(until, lambda: stack.rows(sql) == [(True,)], 30)
 
 
-def handshake(address: str, ca: Path, identity: Path | None) -> str:
-    """The alert that ended the connection, or "accepted"."""
-    context = ssl.create_default_context(cafile=str(ca))
-    context.set_alpn_protocols(["h2"])
-    context.check_hostname = False
-    if identity:
-        context.load_cert_chain(identity / "tls.crt", identity / "tls.key")
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), 5) as plain, context.wrap_socket(plain) as tls:
-            tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-            return "accepted" if tls.recv(1) else "closed"
-    except ssl.SSLError as error:
-        return str(error.reason)
-    except (BrokenPipeError, ConnectionResetError):
-        return "reset"
-
-
 @pytest.fixture(scope="module")
 def strangers(stack: Stack) -> dict[str, Path | None]:
     root = stack.home.certs
@@ -181,7 +162,7 @@ def test_a_stranger_is_refused_and_recorded_without_a_name(
     before = len(stack.rows("SELECT 1 FROM handshakes"))
     requests = stack.rows("SELECT count() FROM requests")
 
-    assert handshake(stack.address, stack.home.certs / "model-a" / "ca.crt", strangers[what]) not in ("accepted",)
+    assert tls_refusal(stack.address, stack.home.certs / "model-a" / "ca.crt", strangers[what])
 
     until(lambda: len(stack.rows("SELECT 1 FROM handshakes")) > before)
     failure, claim = stack.rows("SELECT failure, claimed_id FROM handshakes ORDER BY ts DESC LIMIT 1")[0]
