@@ -19,7 +19,9 @@ class AuthzSettings(CommonSettings):
     env_prefix: ClassVar[str] = "MCP_AUTHZ_"
 
     metrics_host: str = "127.0.0.1"
+    """Address of the Prometheus metrics."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9090
+    """Their port; 0 lets the system choose, the announcement states it."""
 
     policy_file: Path = _HERE / "policy.csv"
     """Casbin policy (CSV). The default grants nothing."""

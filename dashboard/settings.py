@@ -42,7 +42,9 @@ class DashboardSettings(CommonSettings):
     """Longest that one query may take."""
 
     metrics_host: str = "127.0.0.1"
+    """Address of the Prometheus metrics."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9094
+    """Their port; 0 lets the system choose, the announcement states it."""
 
     def require_store(self) -> None:
         """Raise `UserError` where no store is named."""

@@ -54,7 +54,9 @@ def _section(title: str, cls: type[Settings]) -> str:
     for name, info in cls.model_fields.items():
         if name in shared:
             continue
-        what = " ".join((info.description or "").split())
+        if not info.description:
+            raise SystemExit(f"{cls.__name__}.{name} has no description")
+        what = " ".join(info.description.split())
         default = _default(info)
         lines.append(f"| `{sections[name]}.{name}` | `{names[name]}` | {default} | {what} |\n")
     return "".join(lines)

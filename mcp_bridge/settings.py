@@ -54,15 +54,19 @@ class BridgeSettings(CommonSettings):
     """Name → MCP server."""
 
     metrics_host: str = "127.0.0.1"
+    """Address of the Prometheus metrics."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9091
+    """Their port; 0 lets the system choose, the announcement states it."""
 
     max_request_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    """Largest message from a client."""
     max_answer_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     """Largest message from an upstream, and all that is held for one slow reader."""
 
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     """How long an upstream may take to answer; `subscriptions/listen` may take for ever."""
     child_start_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """How long a child process may take to start and agree on a protocol version."""
     idle_s: Annotated[float, Field(gt=0)] = 600.0
     """A child process or session that was not used this long is ended."""
     max_children: Annotated[int, Field(ge=1)] = 64
@@ -73,6 +77,7 @@ class BridgeSettings(CommonSettings):
     max_argument_bytes: Annotated[int, Field(ge=0)] = 2048
     """How much of a call's arguments a record keeps, sanitized."""
     max_pending_records: Annotated[int, Field(ge=1)] = 100_000
+    """Records held while the sink is away; further ones are lost and counted."""
 
     @field_validator("upstreams")
     @classmethod

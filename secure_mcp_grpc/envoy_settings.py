@@ -61,12 +61,15 @@ class _LimitSettings(CommonSettings):
     per_tool_per_second: int = Field(default=100, ge=1)
     """The same for one subject, method and tool."""
     per_tool_burst: int = Field(default=200, ge=1)
+    """Calls of one tool that a subject may make at once after a pause."""
     max_identities: int = Field(default=1000, ge=1, le=1_000_000)
     """Buckets kept for identities; the least recently used is forgotten, and starts full when it comes back."""
     max_identity_tools: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Buckets kept for pairs of subject and tool; as `max_identities`."""
     max_request_bytes: int = Field(default=1_048_576, ge=1024, le=64 * 1_048_576)
     """Size of a gRPC request body, its 5 bytes of frame header included."""
     max_connections: int = Field(default=1000, ge=1)
+    """Connections from clients at the same time."""
     max_requests: int = Field(default=1024, ge=1)
     """Requests that wait for the bridge at the same time."""
     max_streams: int = Field(default=256, ge=1, le=2_147_483_647)
@@ -80,6 +83,7 @@ class _LimitSettings(CommonSettings):
     max_connection_s: float = Field(default=3600.0, gt=0)
     """Age at which a connection is drained, so that certificates are verified again."""
     stream_idle_s: float = Field(default=300.0, gt=0)
+    """Time without a byte after which a stream is ended."""
     authz_timeout_s: float = Field(default=2.0, gt=0)
     """Time that authz_service has for a decision."""
 
@@ -103,9 +107,13 @@ class EnvoySettings(_EgressSettings):
     port: int = Field(default=8443, ge=0, le=65535)
     """0 lets the system choose; `listener_address` tells."""
     auth_type: Annotated[str, from_env("MCP_AUTH_TYPE")] = "mtls"
+    """What a client must show. Only `mtls` so far: a client certificate."""
     cert_path: Annotated[Path, from_env("MCP_CERT_PATH")] = Path("certs/tls.crt")
+    """Certificate that clients see (PEM); replaced files are served without a restart."""
     key_path: Annotated[Path, from_env("MCP_KEY_PATH")] = Path("certs/tls.key")
+    """Its private key (PEM)."""
     ca_path: Annotated[Path, from_env("MCP_CA_PATH")] = Path("certs/ca.crt")
+    """CAs whose client certificates are accepted (PEM)."""
     concurrency: int = Field(default=1, ge=1, le=64)
     """Envoy's worker threads: one serves a pod, and each costs memory."""
 

@@ -97,6 +97,7 @@ class CommonSettings(Settings):
     """`auto` is text on a terminal and JSON otherwise."""
 
     log_level: Annotated[typing.Literal["DEBUG", "INFO", "WARNING", "ERROR"], from_env("MCP_LOG_LEVEL")] = "INFO"
+    """Least severe level that is logged."""
 
 
 def read_config(path: Path) -> dict[str, dict[str, Any]]:

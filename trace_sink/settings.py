@@ -41,4 +41,6 @@ class SinkSettings(CommonSettings):
     """Most bytes of entries held in memory while the store is away, MiB."""
 
     metrics_host: str = "127.0.0.1"
+    """Address of the Prometheus metrics."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9092
+    """Their port; 0 lets the system choose, the announcement states it."""

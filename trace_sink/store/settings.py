@@ -25,6 +25,7 @@ class StoreSettings(CommonSettings):
     """Listening socket inherited from the supervisor; without one the store binds 127.0.0.1:`port` itself."""
 
     port: Port = 8123
+    """Port on 127.0.0.1; 0 lets the system choose."""
     writer_password_file: Path | None = None
     """Password of user `writer`; made with random content (0600) if missing. Default: `<data_dir>/writer.password`."""
 
@@ -41,7 +42,9 @@ class StoreSettings(CommonSettings):
     """Fsync each inserted part, for machines that lose power; kill -9 needs it not."""
 
     metrics_host: str = "127.0.0.1"
+    """Address of the Prometheus metrics."""
     metrics_port: Port = 9093
+    """Their port; 0 lets the system choose, the announcement states it."""
 
     @property
     def writer_password_path(self) -> Path:
