@@ -7,7 +7,6 @@ should be; 2 something the person at the keyboard can mend, said in one line;
 
 import sys
 
-import click
 import typer
 
 from secure_mcp_grpc.errors import UserError
@@ -24,5 +23,3 @@ def main() -> None:
     except UserError as error:
         typer.secho(f"secure-mcp-grpc: {error}", err=True, fg=typer.colors.RED)
         sys.exit(2)
-    except click.Abort:
-        sys.exit(130)

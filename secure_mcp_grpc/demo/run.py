@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = ["prepare", "run_demo", "settings"]
 
 TRUST_DOMAIN = "demo.mcp"
 IDENTITIES = ("model-a", "model-b", "model-c")
+_NEEDS = ("mcp", "mcp_server_time", "mcp_server_git", "casbin", "chdb", "clickhouse_connect", "streamlit")
 BURST = 60
 ALLOWED_BURST = 30
 """Calls of one tool that one identity may make at once, in the demo's settings."""
@@ -33,6 +35,8 @@ ALLOWED_BURST = 30
 def run_demo(*, home: Path | None, once: bool, as_json: bool) -> int:
     """Run the demo; returns the exit status: 0 only if all came as expected and is found in the store."""
     logs.configure("demo", level="WARNING")
+    if missing := [name for name in _NEEDS if find_spec(name) is None]:
+        raise UserError(f"the demo needs {missing[0]}: pip install 'secure-mcp-grpc[demo]'")
     with _directory(home) as directory:
         return asyncio.run(_run(directory, once=once, as_json=as_json))
 
@@ -122,8 +126,6 @@ def _repository(path: Path) -> Path:
 def _directory(home: Path | None) -> Iterator[Home]:
     """`home`, which must be new or empty, or a temporary directory that goes with the demo."""
     if home is not None:
-        from secure_mcp_grpc.errors import UserError
-
         if home.exists() and any(home.iterdir()):
             raise UserError(f"{home} is not empty; the demo wants a new directory")
         yield Home.locate(home)
