@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from secure_mcp_grpc.cli.options import HomeOption
+from secure_mcp_grpc.errors import UserError
 
 __all__ = ["app"]
 
@@ -29,8 +30,15 @@ def validate(
     """Check the configuration against Envoy's types and, where there is an Envoy, with `envoy --mode validate`."""
     from secure_mcp_grpc import envoy_config
 
-    envoy_config.validate(file.read_text(encoding="utf-8") if file else _rendered(config, home))
+    envoy_config.validate(_read(file) if file else _rendered(config, home))
     sys.stderr.write("The configuration is valid.\n")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
 
 
 def _rendered(config: Path | None, home: Path | None) -> str:

@@ -19,6 +19,7 @@ from rich.console import Console
 from secure_mcp_grpc import certs, logs
 from secure_mcp_grpc.demo import report
 from secure_mcp_grpc.demo.traffic import send_traffic
+from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.lifecycle import stop_event
 from secure_mcp_grpc.stack.home import Home
 

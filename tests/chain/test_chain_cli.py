@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -264,6 +265,39 @@ def test_the_demo_comes_out_as_expected() -> None:
     assert figures["limited"] > 0
     assert figures["sent"] == figures["allowed"] + figures["denied"] + figures["limited"] + figures["tls_refused"]
     assert figures["rows_in_store"] == figures["sent"]
+
+
+def test_certificates_are_made_issued_and_shown(root: Path) -> None:
+    """Issue: certs init|issue|show: EC P-256, SPIFFE URI SAN, 24-hour leaves by default, keys 0600."""
+    directory = ("--dir", str(root / "c"))
+    assert run_cli("certs", "init", "--trust-domain", "example.org", *directory).returncode == 0
+    assert run_cli("certs", "issue", "team/model-a", *directory).returncode == 0
+    shown = run_cli("certs", "show", str(root / "c/certs/team/model-a/tls.crt"), env={"COLUMNS": "200"})
+    assert "spiffe://example.org/team/model-a" in shown.stdout
+    assert stat.S_IMODE((root / "c/certs/team/model-a/tls.key").stat().st_mode) == 0o600
+    assert_one_line(run_cli("certs", "init", *directory), "ca")
+    assert_one_line(run_cli("certs", "issue", "no spaces", *directory), "no spaces")
+
+
+def test_envoy_configuration_is_rendered_and_validated(home: Home) -> None:
+    """Issue: envoy render|validate."""
+    directory = ("--dir", str(home.root))
+    rendered = run_cli("envoy", "render", *directory)
+    assert "envoy.filters.http.ext_authz" in rendered.stdout
+    assert run_cli("envoy", "validate", *directory).returncode == 0
+    broken = home.root / "broken.yaml"
+    broken.write_text(rendered.stdout.replace("pack_as_bytes", "pack_as_bites"))
+    assert_one_line(run_cli("envoy", "validate", "--file", str(broken), *directory), "pack_as_bites")
+    assert_one_line(run_cli("envoy", "validate", "--file", "/nonexistent", *directory), "/nonexistent")
+
+
+def test_a_server_that_is_away_has_an_exit_code_of_its_own(home: Home) -> None:
+    """Ours: 6, unavailable."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    result = run_cli("call", "echo", "--as", "model-a", "--server", address, "--dir", str(home.root))
+    assert result.returncode == 6, result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_help_is_quick_and_needs_no_extra() -> None:
