@@ -10,6 +10,7 @@ demo: $(STAMP)
 	$(BIN)/secure-mcp-grpc demo
 
 test: $(STAMP)
+	$(BIN)/python -m tests.tools.browser || $(BIN)/python -m playwright install chromium
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" $(TESTS)
 
 bench: $(STAMP)

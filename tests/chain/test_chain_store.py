@@ -11,6 +11,8 @@ from chain_stack import Stack, until
 from mcp import Client
 from playwright.sync_api import Page, sync_playwright
 
+from tests.tools.browser import launch
+
 CALLS = 1_000
 ARTIFACTS = Path(__file__).parents[2] / ".artifacts" / "chain"
 COLUMNS = (
@@ -87,10 +89,8 @@ def test_the_journal_has_no_gap(traffic: Stack) -> None:
 
 @pytest.fixture(scope="module")
 def page(traffic: Stack) -> Iterator[Page]:
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*arguments, *quiet])
+        browser = launch(playwright)
         yield browser.new_page(viewport={"width": 1280, "height": 900})
         browser.close()
 

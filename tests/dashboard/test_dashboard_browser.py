@@ -7,7 +7,7 @@ from urllib.parse import urlencode, urlsplit
 
 import dashboard_known as known
 import pytest
-from conftest import ARTIFACTS, RealStore
+from dashboard_harness import ARTIFACTS, RealStore
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 HOUR = urlencode({"range": "Custom (UTC)", "from": known.FROM, "to": known.TO, "live": "false"})

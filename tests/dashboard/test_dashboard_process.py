@@ -15,7 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import ROOT, RealStore, process
+from dashboard_harness import ROOT, RealStore, process
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from playwright.sync_api import Browser
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 import grpc
 import pytest
-from conftest import SinkProcess, StoreProcess, new_sink, new_store
 from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sink_harness import SinkProcess, StoreProcess, new_sink, new_store
 
 from secure_mcp_grpc import als, headers
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import environment
+from sink_harness import environment
 
 from secure_mcp_grpc.errors import UserError
 from trace_sink import migrations

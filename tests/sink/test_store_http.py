@@ -12,7 +12,7 @@ import uuid
 
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
-from conftest import StoreProcess
+from sink_harness import StoreProcess
 
 NASTY = ["", "it's", 'a "quote"', "tab\tand\nline\n\n; DROP TABLE nasty; --", "back\\slash", "é ☃", "\0nul"]
 

@@ -11,8 +11,8 @@ import time
 import grpc
 import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from conftest import READY_S, StoreProcess, environment, new_store
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sink_harness import READY_S, StoreProcess, environment, new_store
 
 
 @pytest.fixture

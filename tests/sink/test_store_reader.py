@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
-from conftest import StoreProcess
+from sink_harness import StoreProcess
 
 # {secret} is a file outside the store; nobody may see what is in it.
 READS_OF_FILES = [
