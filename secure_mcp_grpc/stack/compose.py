@@ -217,7 +217,7 @@ class _EnvoyPart:
     async def _drain(self) -> None:
         await asyncio.to_thread(envoy_config.drain, self._admin)
 
-    async def _ready(self, pid: int) -> bool:
+    async def _ready(self, _: int) -> bool:
         if not await envoy_ready(self._admin):
             return False
         try:
@@ -225,8 +225,14 @@ class _EnvoyPart:
         except envoy_config.AdminError:
             return False  # alive, but not listening yet
         self._settings = self._settings.model_copy(update={"port": port})
-        announce(self._home.run_dir, "envoy", {"mcp": f"{host}:{port}", "pid": str(pid)})
+        announce(self._home.run_dir, "envoy", {"mcp": _from_here(host, port)})
         return True
+
+
+def _from_here(host: str, port: int) -> str:
+    """Where a client on this machine reaches a listener; "every address" is not one to connect to."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _require_free(host: str, port: int) -> None:

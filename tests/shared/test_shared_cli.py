@@ -31,3 +31,14 @@ def test_an_environment_variable_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="NOT_THERE_AT_ALL"):
         _variable("NOT_THERE_AT_ALL")
     assert _variable("A=b=c") == ("A", "b=c")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.0.0.1", "127.0.0.1:1"), ("0.0.0.0", "127.0.0.1:1"), ("::", "[::1]:1"), ("10.0.0.7", "10.0.0.7:1")],
+)
+def test_a_wildcard_listener_is_announced_as_loopback(host: str, address: str) -> None:
+    """Ours: what is announced can be connected to, and the certificate of `certs issue sidecar` names it."""
+    from secure_mcp_grpc.stack.compose import _from_here
+
+    assert _from_here(host, 1) == address
