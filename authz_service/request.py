@@ -32,7 +32,9 @@ def read_call(http: "AttributeContext.HttpRequest", max_body_bytes: int) -> McpC
     reader = _READERS.get(f"{service}/")
     if reader is None or http.path == _SESSION or not rpc.isalpha():
         return _no_such_path(http.path)
-    if len(http.raw_body) > max_body_bytes:
+    # Envoy marks a body whose last piece crossed its own limit, and hands over only the beginning.
+    cut = http.headers.get("x-envoy-auth-partial-body", "false") != "false"
+    if cut or len(http.raw_body) > max_body_bytes:
         return Deny(Code.RESOURCE_EXHAUSTED, "too_large", f"requests are limited to {max_body_bytes} bytes")
     try:
         _check_envelope(http)
@@ -56,8 +58,6 @@ def _check_envelope(http: "AttributeContext.HttpRequest") -> None:
         raise Malformed("this is not a gRPC request")
     if http.query or http.fragment or http.body:
         raise Malformed("the request has parts that gRPC does not have")
-    if headers.get("x-envoy-auth-partial-body", "false") != "false":
-        raise Malformed("the request is too large to be judged")
     size = len(http.raw_body)
     if http.size != size or headers.get("content-length", str(size)) != str(size):
         raise Malformed("the request's length contradicts itself")
