@@ -7,7 +7,6 @@ several URI SANs has no single identity and is refused (SPIFFE X.509-SVID, 2:
 text that a client may have written.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,13 +17,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from authz_service.verdict import Code, Deny, Reason
+from secure_mcp_grpc import spiffe
 
 __all__ = ["Identity", "IdentityReader", "read_certificate"]
 
 _MAX_CERTIFICATE_CHARS: Final = 32 * 1024
-_MAX_ID_BYTES: Final = 2048
-# SPIFFE-ID, 2.1 and 2.2: lower-case trust domain, path segments of a small alphabet, none of them "." or "..".
-_SPIFFE_ID = re.compile(r"spiffe://([a-z0-9._-]{1,255})((?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+)+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +76,14 @@ def read_certificate(encoded: str, trust_domains: Sequence[str]) -> Identity | D
         return _refuse("bad_certificate", "the client certificate cannot be read or has no URI SAN")
     if len(uris) != 1:
         return _refuse("bad_certificate", "the client certificate must have exactly one URI SAN")
-    found = _SPIFFE_ID.fullmatch(uris[0]) if len(uris[0]) <= _MAX_ID_BYTES else None
+    found = spiffe.parse(uris[0])
     if found is None:
         return _refuse("bad_certificate", "the URI SAN of the client certificate is not a SPIFFE ID of a workload")
-    domain, path = found.groups()
-    if domain not in trust_domains:
+    if found[0] not in trust_domains:
         return _refuse("untrusted_domain", "the trust domain of the client certificate is not accepted here")
     serial = f"{certificate.serial_number:x}"
     return Identity(
-        subject=path[1:] if domain == trust_domains[0] else uris[0],
+        subject=spiffe.subject(uris[0], trust_domains),
         spiffe_id=uris[0],
         fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
         serial=serial.rjust(len(serial) + len(serial) % 2, "0"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from secure_mcp_grpc import spiffe
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.settings import CONFIG_ENV, CommonSettings, from_env, read_config
 
@@ -16,8 +17,6 @@ __all__ = ["EgressPeer", "EnvoySettings"]
 
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[?[0-9A-Fa-f:]+\]?"
 _PEER = re.compile(rf"(?P<local_port>\d+)=(?P<identity>[^@]+)@(?P<host>{_HOST}):(?P<port>\d+)")
-_TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,253}[a-z0-9])?")
-_SPIFFE_ID = re.compile(r"spiffe://[a-z0-9][a-z0-9._-]{0,254}(?:/[A-Za-z0-9._-]+)+")
 
 
 class EgressPeer(BaseModel):
@@ -138,7 +137,7 @@ class EnvoySettings(_EgressSettings):
     @classmethod
     def _are_trust_domains(cls, value: list[str]) -> list[str]:
         for domain in value:
-            if not _TRUST_DOMAIN.fullmatch(domain):
+            if not spiffe.is_trust_domain(domain):
                 raise ValueError(f"{domain!r} is not a SPIFFE trust domain (lower-case letters, digits, . _ -)")
         return value
 
@@ -153,7 +152,7 @@ class EnvoySettings(_EgressSettings):
     @model_validator(mode="after")
     def _peers_have_identities(self) -> Self:
         for peer in self.peers:
-            if not _SPIFFE_ID.fullmatch(self.peer_spiffe_id(peer)):
+            if spiffe.parse(self.peer_spiffe_id(peer)) is None:
                 raise ValueError(f"egress peer identity {peer.identity!r} is not a SPIFFE ID or the path of one")
         return self
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from secure_mcp_grpc import spiffe
 from secure_mcp_grpc.errors import UserError
 
 __all__ = ["CA_LIFETIME", "DEFAULT_LIFETIME", "key_pem", "make_ca", "make_leaf", "pem", "spiffe_id"]
@@ -24,9 +25,7 @@ CA_LIFETIME: Final = datetime.timedelta(days=365)
 BACKDATE: Final = datetime.timedelta(minutes=5)
 """Clocks of two pods may differ by this much."""
 
-MAX_SPIFFE_ID_BYTES: Final = 2048
 _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,253}[a-z0-9])?")
-_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def spiffe_id(trust_domain: str, name: str) -> str:
@@ -34,12 +33,12 @@ def spiffe_id(trust_domain: str, name: str) -> str:
     if not _TRUST_DOMAIN.fullmatch(trust_domain):
         raise UserError(f"trust domain {trust_domain!r} must be lower-case letters, digits, dots and dashes")
     for segment in name.split("/"):
-        if not _SEGMENT.fullmatch(segment) or segment in (".", ".."):
+        if not spiffe.is_segment(segment):
             raise UserError(f"name {name!r} must be letters, digits, dots, dashes and underscores, separated by /")
     uri = f"spiffe://{trust_domain}/{name}"
-    if len(uri) > MAX_SPIFFE_ID_BYTES:
+    if len(uri) > spiffe.MAX_ID_BYTES:
         raise UserError(
-            f"name {name[:32]}… makes a SPIFFE ID of over {MAX_SPIFFE_ID_BYTES} bytes; choose a shorter one"
+            f"name {name[:32]}… makes a SPIFFE ID of over {spiffe.MAX_ID_BYTES} bytes; choose a shorter one"
         )
     return uri
 

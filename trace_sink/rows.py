@@ -17,7 +17,7 @@ from envoy.config.core.v3 import address_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from secure_mcp_grpc import headers
+from secure_mcp_grpc import headers, spiffe
 from secure_mcp_grpc.records import DecisionRecord, InteractionRecord
 from trace_sink.outcomes import FLAGS, outcome
 from trace_sink.tables import Row, TableRow
@@ -90,7 +90,7 @@ def _request(entry: Http, source: Source) -> TableRow | None:
     decision = _decision_metadata(common)
     tags = common.custom_tags
     spiffe_id = decision.get("spiffe_id") or _verified_id(common)
-    identity = decision.get("subject") or short_identity(spiffe_id, source.trust_domain)
+    identity = decision.get("subject") or spiffe.subject(spiffe_id, (source.trust_domain,))
     grpc_status = _int(tags.get("grpc_status", ""), -1, _I16, -1)
     flags = _flags(common.response_flags)
     details = response.response_code_details
@@ -220,12 +220,6 @@ def _handshake(entry: Tcp, source: Source) -> TableRow | None:
         _TLS.get(tls.tls_version, ""),
     )
     return TableRow("handshakes", values, entry.ByteSize())
-
-
-def short_identity(spiffe_id: str, trust_domain: str) -> str:
-    """The path of a SPIFFE ID in `trust_domain`; any other ID whole."""
-    prefix = f"spiffe://{trust_domain}/"
-    return spiffe_id.removeprefix(prefix) if len(spiffe_id) > len(prefix) else spiffe_id
 
 
 def _decision_metadata(common: accesslog_pb2.AccessLogCommon) -> Mapping[str, str]:

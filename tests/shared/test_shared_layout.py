@@ -10,7 +10,19 @@ SERVICES = ("authz_service", "mcp_bridge", "trace_sink", "dashboard")
 SHARED = {
     f"secure_mcp_grpc.{name}"
     for name in (
-        *("als", "calls", "errors", "headers", "health", "lifecycle", "logs", "metrics", "records", "settings"),
+        *(
+            "als",
+            "calls",
+            "errors",
+            "headers",
+            "health",
+            "lifecycle",
+            "logs",
+            "metrics",
+            "records",
+            "settings",
+            "spiffe",
+        ),
         *("typed_calls", "v1"),
     )
 }
