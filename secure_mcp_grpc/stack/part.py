@@ -102,10 +102,8 @@ class RunningPart:
     async def watch(self) -> None:
         """Restart the process whenever it ends, with back-off; returns once `stop` was called."""
         backoff_s = _FIRST_BACKOFF_S
-        while not self._stopping.is_set():
-            process, up_since = self._process, time.monotonic()
-            if process is None:
-                return
+        while (process := self._process) is not None and not self._stopping.is_set():
+            up_since = time.monotonic()
             code = await process.wait()
             if self._stopping.is_set():
                 return
@@ -113,17 +111,26 @@ class RunningPart:
             if time.monotonic() - up_since > _STEADY_S:
                 backoff_s = _FIRST_BACKOFF_S
             why = f"ended with {_exit_reason(code)}; {self._last_words()}"
-            self._set("restarting", why=why, restarts=self.state.restarts + 1)
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
-            async with self._starting:  # `stop` must not look away while a process comes into being
-                if self._stopping.is_set():
-                    return
+            while why:
+                self._set("restarting", why=why, restarts=self.state.restarts + 1)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
+                why = await self._start_again()
+
+    async def _start_again(self) -> str:
+        """Start the process anew and see it become ready; why it could not be started, or ""."""
+        async with self._starting:  # `stop` must not look away while a process comes into being
+            if self._stopping.is_set():
+                return ""
+            try:
                 process = await self._spawn()
-            if await self._wait_ready(process):
-                self._set("ready", pid=process.pid)
-            elif process.returncode is None:
-                process.kill()
+            except (UserError, OSError) as error:
+                return str(error)
+        if await self._wait_ready(process):
+            self._set("ready", pid=process.pid)
+        elif process.returncode is None:
+            process.kill()
+        return ""
 
     async def stop(self) -> None:
         """Drain, SIGTERM, and SIGKILL after `stop_timeout_s`; nothing of the part is left afterwards."""

@@ -80,7 +80,10 @@ class Supervisor:
         logs.event(logger, level, f"part_{state.state}", part=state.name, **fields)
         self._states[state.name] = state
         document = {"pid": os.getpid(), "parts": {name: asdict(known) for name, known in self._states.items()}}
-        write_by_rename(self._run_dir / STATE_FILE, json.dumps(document).encode(), mode=0o600)
+        try:
+            write_by_rename(self._run_dir / STATE_FILE, json.dumps(document).encode(), mode=0o600)
+        except OSError as error:  # the file is for `health`; parts are started and stopped all the same
+            logs.event(logger, logging.WARNING, "state_not_written", error=error.strerror)
 
 
 def read_state(run_dir: Path) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from secure_mcp_grpc.errors import UserError
-from secure_mcp_grpc.stack.part import PartSpec
+from secure_mcp_grpc.stack.part import PartSpec, RunningPart
 from secure_mcp_grpc.stack.supervisor import Supervisor, hold_lock, read_state
 
 STEADY = """
@@ -149,3 +149,47 @@ def test_a_directory_is_held_by_one_supervisor(tmp_path: Path) -> None:
         pass
     with hold_lock(tmp_path):
         pass
+
+
+async def test_a_part_that_cannot_be_started_again_at_once_is_tried_until_it_can(tmp_path: Path) -> None:
+    """Ours: a restart that fails (its port taken, the disk full) is one more reason to try again, visibly."""
+    journal = tmp_path / "journal"
+    good = steady(journal, "a")
+    failures = iter([None, UserError("port 1 is busy"), OSError(28, "No space left on device")])
+
+    def prepare() -> tuple[str, ...]:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return tuple(good.prepare())
+
+    states: list[tuple[str, str]] = []
+    part = RunningPart(
+        PartSpec("a", prepare, good.probe), lambda state: states.append((state.state, state.why)), io.StringIO()
+    )
+    await part.start()
+    watching = asyncio.create_task(part.watch())
+    try:
+        os.kill(part.state.pid, signal.SIGKILL)
+        await until(lambda: part.state.state == "ready" and part.state.restarts == 3)
+    finally:
+        await part.stop()
+        await watching
+
+    reasons = [why for state, why in states if state == "restarting"]
+    assert "SIGKILL" in reasons[0]
+    assert reasons[1] == "port 1 is busy"
+    assert "No space left" in reasons[2]
+
+
+async def test_a_state_that_cannot_be_written_does_not_stop_the_supervision(tmp_path: Path) -> None:
+    """Ours: supervisor.json is for `health`; a full disk must not keep a part from being started or stopped."""
+    journal, run_dir = tmp_path / "journal", tmp_path / "run"
+    run_dir.mkdir()
+    supervisor = Supervisor([[steady(journal, "a")]], run_dir, lambda _: io.StringIO())
+    (run_dir / "supervisor.json").mkdir()  # a rename onto a directory fails
+
+    await supervisor.start()
+    (run_dir / "supervisor.json").rmdir()
+    await supervisor.stop()
+
+    assert journal.read_text() == "start a\nstop a\n"
