@@ -9,11 +9,11 @@ from authz_service.journal import Journal
 from authz_service.metrics import Metrics
 from authz_service.policy_file import PolicyError
 from authz_service.reload import PolicyFiles, PolicyWatcher
-from authz_service.server import PartHealth, new_server, sink_channel
+from authz_service.server import PartHealth, new_server
 from authz_service.service import PolicyDesk, keep_journal, keep_pruned, policy_record, watch_health
 from authz_service.settings import AuthzSettings
 from authz_service.shipper import Shipper
-from secure_mcp_grpc import lifecycle
+from secure_mcp_grpc import als, lifecycle
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.metrics import new_registry, serve_metrics
 
@@ -37,7 +37,7 @@ async def run(settings: AuthzSettings) -> None:
     except PolicyError as error:
         raise UserError(f"{error}; mend it, or name other files with policy_file and model_file") from None
     journal = Journal(settings.journal_dir, settings.node_id, rotate_bytes=settings.journal_rotate_bytes)
-    channel = sink_channel(settings.sink_address or f"unix:{settings.run_dir.absolute() / 'sink.sock'}")
+    channel = als.sink_channel(settings.sink_address or f"unix:{settings.run_dir.absolute() / 'sink.sock'}")
     shipper = Shipper(
         settings.journal_dir,
         channel,

@@ -1,7 +1,6 @@
 """A decision as Envoy and the journal want it: CheckResponse bytes and a DecisionRecord. Pure."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
@@ -13,9 +12,9 @@ from authz_service.identity import Identity
 from authz_service.verdict import FAULT, HTTP_STATUS, Allow, Deny
 from secure_mcp_grpc import headers
 from secure_mcp_grpc.calls import target
-from secure_mcp_grpc.records import DecisionRecord
+from secure_mcp_grpc.records import DecisionRecord, timestamp
 
-__all__ = ["FAULT_ANSWER", "answer", "percent_encode", "record_of", "timestamp"]
+__all__ = ["FAULT_ANSWER", "answer", "percent_encode", "record_of"]
 
 _LONGEST_REMEMBERED_NAME: Final = 256
 _OVERWRITE: Final = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
@@ -27,7 +26,7 @@ def record_of(decision: Decision, now_s: float) -> DecisionRecord:
     return DecisionRecord(
         chain="",
         seq=0,
-        ts=timestamp(now_s),
+        ts=timestamp(round(now_s * 1e6)),
         decision="allow" if isinstance(verdict, Allow) else "deny",
         reason=verdict.reason,
         rule=verdict.rule,
@@ -42,11 +41,6 @@ def record_of(decision: Decision, now_s: float) -> DecisionRecord:
         session_id=call.session_id if call else "",
         peer_fingerprint=identity.fingerprint if identity else "",
     )
-
-
-def timestamp(now_s: float) -> str:
-    """RFC 3339, UTC, microseconds."""
-    return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def answer(decision: Decision, chain: str, seq: int) -> bytes:

@@ -23,10 +23,9 @@ from typing import Final
 import msgspec
 
 from authz_service import journal_files
-from authz_service.answer import timestamp
 from secure_mcp_grpc import lifecycle, logs
 from secure_mcp_grpc.errors import UserError
-from secure_mcp_grpc.records import DecisionRecord
+from secure_mcp_grpc.records import DecisionRecord, timestamp
 
 __all__ = ["Journal", "JournalUnavailableError", "seal", "verify_line"]
 
@@ -99,7 +98,7 @@ class Journal:
         except OSError as error:
             raise UserError(f"journal_dir {directory} cannot be written: {error.strerror}") from None
         self._notes: deque[DecisionRecord] = deque()
-        self.note(DecisionRecord(kind="start", chain="", seq=0, ts=timestamp(clock())))
+        self.note(DecisionRecord(kind="start", chain="", seq=0, ts=timestamp(round(clock() * 1e6))))
 
     def append(self, record: DecisionRecord) -> int:
         """Write `record` with the next number, which is returned; raises `JournalUnavailableError`."""
@@ -251,7 +250,7 @@ class Journal:
             kind="gap",
             chain="",
             seq=0,
-            ts=timestamp(self._clock()),
+            ts=timestamp(round(self._clock() * 1e6)),
             reason="journal_unavailable",
             rule=f"{self._unrecorded} requests were refused without a record",
         )

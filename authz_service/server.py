@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 
 from secure_mcp_grpc.health import Health
 
-__all__ = ["METHOD", "PartHealth", "new_server", "sink_channel"]
+__all__ = ["METHOD", "PartHealth", "new_server"]
 
 _SERVICE: Final = "envoy.service.auth.v3.Authorization"
 METHOD: Final = f"/{_SERVICE}/Check"
@@ -44,11 +44,3 @@ def new_server(check: Callable[[bytes], bytes], health: Health, socket: Path) ->
     socket.unlink(missing_ok=True)
     server.add_insecure_port(f"unix:{socket.absolute()}")
     return server
-
-
-def sink_channel(address: str) -> grpc.aio.Channel:
-    """A channel that notices within a second or two that the sink is back."""
-    return grpc.aio.insecure_channel(
-        address,
-        options=[("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)],
-    )

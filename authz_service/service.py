@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 
-from authz_service.answer import timestamp
 from authz_service.checker import Checker
 from authz_service.journal import Journal
 from authz_service.metrics import Metrics
@@ -13,7 +12,7 @@ from authz_service.reload import PolicyWatcher
 from authz_service.server import PartHealth
 from authz_service.shipper import Shipper
 from secure_mcp_grpc import logs
-from secure_mcp_grpc.records import DecisionRecord
+from secure_mcp_grpc.records import DecisionRecord, timestamp
 
 __all__ = ["PolicyDesk", "keep_journal", "keep_pruned", "policy_record", "watch_health"]
 
@@ -26,7 +25,13 @@ _PRUNE_INTERVAL_S = 30.0
 def policy_record(version: str, reason: str, problem: str = "") -> DecisionRecord:
     """The journal's record of a policy that was `loaded` or `refused`; `version` is the one in force afterwards."""
     return DecisionRecord(
-        kind="policy", chain="", seq=0, ts=timestamp(time.time()), reason=reason, rule=problem, policy_version=version
+        kind="policy",
+        chain="",
+        seq=0,
+        ts=timestamp(time.time_ns() // 1000),
+        reason=reason,
+        rule=problem,
+        policy_version=version,
     )
 
 

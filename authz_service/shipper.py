@@ -98,10 +98,7 @@ class Shipper:
         """Ship what is left within `timeout_s` seconds, then end `task` (which runs `run`). The rest keeps."""
         self._closing.set()
         self._written.set()
-        _, running = await asyncio.wait([task], timeout=timeout_s)
-        if running:
-            task.cancel()
-            await asyncio.wait([task])
+        await lifecycle.finish(task, timeout_s=timeout_s)
 
     async def _wait(self) -> None:
         """Until something is written, and then a little longer so that records travel together."""

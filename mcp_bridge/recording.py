@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import grpc
 import msgspec
@@ -17,7 +16,7 @@ from mcp_bridge.metrics import BridgeMetrics
 from mcp_bridge.sanitize import sanitized
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.calls import McpCall
-from secure_mcp_grpc.records import InteractionRecord
+from secure_mcp_grpc.records import InteractionRecord, timestamp
 
 __all__ = ["Recorder", "Visit"]
 
@@ -75,7 +74,7 @@ class Recorder:
     def _write(self, visit: Visit, summary: wire.Summary, response_bytes: int) -> bytes:
         caller, call = visit.caller, visit.call
         record = InteractionRecord(
-            ts=_timestamp(visit.started_ns),
+            ts=timestamp(visit.started_ns // 1000),
             request_id=caller.request_id,
             chain=caller.chain,
             seq=caller.seq,
@@ -106,8 +105,3 @@ def _summary(visit: Visit, answer: bytes | HopError | None) -> wire.Summary:
     if answer.code is grpc.StatusCode.CANCELLED:
         return wire.Summary("cancelled")
     return wire.Summary("refused" if answer.code in _REFUSED else "failed")
-
-
-def _timestamp(time_ns: int) -> str:
-    stamp = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC)
-    return f"{stamp:%Y-%m-%dT%H:%M:%S}.{time_ns // 1000 % 1_000_000:06d}Z"

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import grpc
 
@@ -17,7 +16,7 @@ from mcp_bridge.recording import Recorder
 from mcp_bridge.sessions import Sessions
 from mcp_bridge.settings import BridgeSettings
 from secure_mcp_grpc import lifecycle, logs
-from secure_mcp_grpc.als import AlsSender
+from secure_mcp_grpc.als import AlsSender, sink_channel
 from secure_mcp_grpc.headers import LOG_BRIDGE
 from secure_mcp_grpc.health import Health
 from secure_mcp_grpc.metrics import new_registry, serve_metrics
@@ -106,17 +105,14 @@ async def _upstream(upstream: Upstream) -> AsyncIterator[Upstream]:
 async def _sender(settings: BridgeSettings) -> AsyncIterator[AlsSender]:
     """The way to the sink. Records that it does not confirm in time are lost, and said to be."""
     target = f"unix:{lifecycle.socket_path(settings.run_dir, 'sink').absolute()}"
-    options: list[tuple[str, Any]] = [
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2000),
-    ]
-    async with grpc.aio.insecure_channel(target, options=options) as channel:
+    async with sink_channel(target) as channel:
         sender = AlsSender(channel, LOG_BRIDGE, settings.node_id, max_pending=settings.max_pending_records)
         sending = asyncio.create_task(sender.run(), name="records")
         try:
             yield sender
         finally:
-            await sender.close(sending, timeout_s=_FLUSH_S)
+            if lost := await sender.close(sending, timeout_s=_FLUSH_S):
+                logs.event(logger, logging.WARNING, "records_lost", records=lost)
 
 
 async def _reap(executor: Executor, idle_s: float) -> None:

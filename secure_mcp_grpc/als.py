@@ -10,15 +10,16 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import grpc
 from envoy.config.core.v3 import base_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 
-from secure_mcp_grpc import headers, logs
+from secure_mcp_grpc import headers, lifecycle, logs
 
-__all__ = ["METHOD", "AlsSender", "Record", "send_batch"]
+__all__ = ["METHOD", "AlsSender", "Record", "send_batch", "sink_channel"]
 
 METHOD = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 logger = logging.getLogger(__name__)
@@ -28,6 +29,14 @@ Record = tuple[int, bytes]
 
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 5.0
+
+
+def sink_channel(address: str) -> grpc.aio.Channel:
+    """A channel that notices within a second or two that the sink is back."""
+    return grpc.aio.insecure_channel(
+        address,
+        options=[("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)],
+    )
 
 
 def message(log_name: str, node_id: str, records: Iterable[Record]) -> als_pb2.StreamAccessLogsMessage:
@@ -111,7 +120,7 @@ class AlsSender:
                 if not self._closing:
                     await asyncio.sleep(self._max_delay_s)
                 continue
-            batch = [self._pending[i] for i in range(min(self._max_batch, len(self._pending)))]
+            batch = list(islice(self._pending, self._max_batch))
             try:
                 await send_batch(self._channel, self._log_name, self._node_id, batch)
             except grpc.aio.AioRpcError as error:
@@ -128,8 +137,5 @@ class AlsSender:
         """Flush what is held within `timeout_s` seconds, end `task` (which runs `run`); returns how many were lost."""
         self._closing = True
         self._arrived.set()
-        _, running = await asyncio.wait([task], timeout=timeout_s)
-        if running:
-            task.cancel()
-            await asyncio.wait([task])
+        await lifecycle.finish(task, timeout_s=timeout_s)
         return len(self._pending)

@@ -26,6 +26,7 @@ __all__ = [
     "EXIT_USER_ERROR",
     "announce",
     "announcement_path",
+    "finish",
     "inherited_socket",
     "main",
     "private_directory",
@@ -69,6 +70,14 @@ def stop_event() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, event.set)
     return event
+
+
+async def finish(task: asyncio.Task[None], *, timeout_s: float) -> None:
+    """Let `task` come to its end within `timeout_s` seconds, then cancel it. What it raised stays with the task."""
+    _, running = await asyncio.wait([task], timeout=timeout_s)
+    if running:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def private_directory(path: Path) -> Path:

@@ -24,7 +24,7 @@ __all__ = ["CONFIG_ENV", "SECTIONS", "CommonSettings", "Settings", "from_env", "
 CONFIG_ENV = "MCP_CONFIG"
 """Environment variable that names the YAML file."""
 
-SECTIONS = frozenset({"authz", "bridge", "common", "dashboard", "egress", "limits", "server", "sink", "store", "up"})
+SECTIONS = frozenset({"authz", "bridge", "common", "dashboard", "egress", "limits", "server", "sink", "store"})
 """Top-level keys of the YAML file."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from secure_mcp_grpc import logs
+from secure_mcp_grpc import lifecycle, logs
 from trace_sink.clickhouse import Refused, StoreAway
 from trace_sink.metrics import SinkMetrics, log_label
 from trace_sink.tables import COLUMNS, KEYS, Row, TableRow
@@ -132,10 +132,7 @@ class BatchWriter:
         """Write what is held, in `timeout_s` seconds, and end `task` (of `run`); returns how many rows were lost."""
         self._closing = True
         self._changed.set()
-        await asyncio.wait([task], timeout=timeout_s)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+        await lifecycle.finish(task, timeout_s=timeout_s)
         return self._pending_rows
 
     async def run(self) -> None:

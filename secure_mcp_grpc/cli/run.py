@@ -132,14 +132,14 @@ async def running(
     home.prepare()
     with contextlib.ExitStack() as stack:
         stack.enter_context(hold_lock(home.run_dir))
-        composed = stack.enter_context(compose(home, document, without=without, text_logs=sys.stderr.isatty()))
+        stages = stack.enter_context(compose(home, document, without=without, text_logs=sys.stderr.isatty()))
 
         def output(part: str) -> Any:
             if log_dir is None:
                 return sys.stderr
             return stack.enter_context((log_dir / f"{part}.log").open("a", encoding="utf-8"))
 
-        supervisor = Supervisor(composed.stages, home.run_dir, output)
+        supervisor = Supervisor(stages, home.run_dir, output)
         try:
             await _unless(stopping, supervisor.start())
             yield

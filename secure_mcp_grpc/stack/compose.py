@@ -6,7 +6,6 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from secure_mcp_grpc.stack.home import Home
 from secure_mcp_grpc.stack.part import PartSpec
 from secure_mcp_grpc.stack.probes import envoy_ready, part_ready
 
-__all__ = ["OPTIONAL", "Stack", "compose"]
+__all__ = ["OPTIONAL", "compose"]
 
 OPTIONAL = ("store", "sink", "dashboard")
 """Parts that a sidecar can do without, or that run elsewhere."""
@@ -43,26 +42,16 @@ _MODULES = {
     "dashboard": "dashboard",
 }
 
-
 # gRPC's event engine hands each event from thread to thread; its older poller does not. Measured on two cores, a unary
 # call on a Unix socket takes about a fifth less of the server's CPU (docs/benchmarks.md).
 _GRPC_TUNING = {"GRPC_EXPERIMENTS": os.environ.get("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")}
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """A composed sidecar: `stages` for the supervisor, and what it listens on."""
-
-    home: Home
-    stages: Sequence[Sequence[PartSpec]]
-    listeners: Mapping[str, socket.socket] = field(default_factory=dict)
-
-
 @contextlib.contextmanager
 def compose(
     home: Home, document: Mapping[str, Mapping[str, Any]], *, without: Sequence[str] = (), text_logs: bool = False
-) -> Iterator[Stack]:
-    """The stack that `document` (the sections of sidecar.yaml) describes.
+) -> Iterator[Sequence[Sequence[PartSpec]]]:
+    """The supervisor's stages for the sidecar that `document` (the sections of sidecar.yaml) describes.
 
     Raises `UserError` before anything starts for a missing extra, a busy port
     or a setting that is not of its form.
@@ -89,7 +78,7 @@ def compose(
         order = [["store"], ["sink"], ["authz", "bridge"]]
         stages = [[python[part] for part in stage if part in python] for stage in order]
         last = [envoy.spec(), *([python["dashboard"]] if "dashboard" in python else [])]
-        yield Stack(home, [*(stage for stage in stages if stage), last], listeners)
+        yield [*(stage for stage in stages if stage), last]
 
 
 def _parts(document: Mapping[str, Mapping[str, Any]], without: Sequence[str]) -> list[str]:

@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 
 from authz_service.journal import Journal
 from authz_service.metrics import Metrics
-from authz_service.server import sink_channel
 from authz_service.shipper import Shipper, read_cursor
 from secure_mcp_grpc import als
 from secure_mcp_grpc.records import DecisionRecord
@@ -66,7 +65,7 @@ async def serving(sink: Sink, socket: Path) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def shipping(journal: Journal, directory: Path, socket: Path, **options: float) -> AsyncIterator[Shipper]:
-    channel = sink_channel(f"unix:{socket}")
+    channel = als.sink_channel(f"unix:{socket}")
     settings = {"max_batch": 100, "delay_s": 0.01, **options}
     shipper = Shipper(
         directory,

@@ -21,10 +21,10 @@ def store() -> StoreProcess:  # type: ignore[misc]
         yield running
 
 
-def test_second_store_on_the_directory_says_so_and_exits_2(store: StoreProcess) -> None:
-    """Ours: one clear line that names the directory, exit code 2; the first store is not disturbed."""
+def start_in_vain(store: StoreProcess) -> subprocess.CompletedProcess[str]:
+    """Another store on the directory of `store`, to its end."""
     env = environment(store.run_dir) | {"MCP_STORE_DATA_DIR": str(store.data_dir), "MCP_STORE_PORT": "0"}
-    second = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "trace_sink.store"],
         env=env,
         capture_output=True,
@@ -32,6 +32,11 @@ def test_second_store_on_the_directory_says_so_and_exits_2(store: StoreProcess) 
         timeout=READY_S,
         check=False,
     )
+
+
+def test_second_store_on_the_directory_says_so_and_exits_2(store: StoreProcess) -> None:
+    """Ours: one clear line that names the directory, exit code 2; the first store is not disturbed."""
+    second = start_in_vain(store)
 
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1
@@ -108,15 +113,7 @@ def test_password_file_open_to_others_stops_the_start(store: StoreProcess) -> No
     store.stop()
     path = store.data_dir / "reader.password"
     path.chmod(0o644)
-    env = environment(store.run_dir) | {"MCP_STORE_DATA_DIR": str(store.data_dir), "MCP_STORE_PORT": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", "trace_sink.store"],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=READY_S,
-        check=False,
-    )
+    done = start_in_vain(store)
 
     assert done.returncode == 2
     assert str(path) in done.stderr
