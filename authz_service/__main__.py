@@ -7,12 +7,16 @@ from authz_service.checker import Checker
 from authz_service.identity import IdentityReader
 from authz_service.journal import Journal
 from authz_service.metrics import Metrics
+from authz_service.pipeline import Pipeline, arrange
 from authz_service.policy_file import PolicyError
 from authz_service.reload import PolicyFiles, PolicyWatcher
 from authz_service.server import PartHealth, new_server
 from authz_service.service import PolicyDesk, keep_journal, keep_pruned, policy_record, watch_health
 from authz_service.settings import AuthzSettings
 from authz_service.shipper import Shipper
+from authz_service.steps.identity import IdentityStep
+from authz_service.steps.message import MessageStep
+from authz_service.steps.policy import PolicyStep
 from secure_mcp_grpc import als, lifecycle
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.metrics import new_registry, serve_metrics
@@ -53,7 +57,17 @@ async def run(settings: AuthzSettings) -> None:
     metrics.journal_records.set_function(lambda: float(journal.seq))
     metrics.journal_unshipped.set_function(lambda: float(shipper.unshipped))
     identities = IdentityReader(settings.trust_domains, settings.certificate_cache)
-    checker = Checker(policy, identities, journal, metrics, max_body_bytes=settings.max_body_bytes)
+    pipeline = Pipeline(
+        arrange(
+            settings.steps,
+            {
+                "identity": (IdentityStep("mtls", identities, ()), MessageStep(settings.max_body_bytes)),
+                "policy": (PolicyStep(),),
+            },
+        ),
+        timeout_s=settings.decision_timeout_s,
+    )
+    checker = Checker(policy, pipeline, journal, metrics)
     desk = PolicyDesk(checker, journal, metrics)
     watcher = PolicyWatcher(files, contents, desk.loaded, desk.refused, poll_s=settings.policy_poll_s)
     health = PartHealth()

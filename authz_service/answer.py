@@ -1,13 +1,15 @@
 """A decision as Envoy and the journal want it: CheckResponse bytes and a DecisionRecord. Pure."""
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import quote
 
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
-from authz_service.decide import Decision
+from authz_service.case import Case
 from authz_service.identity import Identity
 from authz_service.verdict import FAULT, HTTP_STATUS, Allow, Deny
 from secure_mcp_grpc import headers
@@ -20,60 +22,74 @@ _LONGEST_REMEMBERED_NAME: Final = 256
 _OVERWRITE: Final = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
 
-def record_of(decision: Decision, now_s: float) -> DecisionRecord:
-    """The record of `decision`; the journal adds its chain, number and hashes."""
-    verdict, identity, call = decision.verdict, decision.identity, decision.call
+def record_of(case: Case, verdict: Allow | Deny) -> DecisionRecord:
+    """The record of a decision; the journal adds its chain, number and hashes."""
+    identity, principal, call = case.identity, case.principal, case.call
     return DecisionRecord(
         chain="",
         seq=0,
-        ts=timestamp(round(now_s * 1e6)),
+        ts=timestamp(round(case.now_s * 1e6)),
         decision="allow" if isinstance(verdict, Allow) else "deny",
         reason=verdict.reason,
         rule=verdict.rule,
-        policy_version=decision.policy_version,
-        identity=identity.subject if identity else "",
+        policy_version=case.policy.version,
+        identity=case.subject,
         spiffe_id=identity.spiffe_id if identity else "",
-        roles=decision.roles,
+        user=principal.subject if principal else "",
+        roles=case.roles,
+        user_roles=case.user_roles,
+        actors=principal.actors if principal else (),
+        token_id=principal.token_id if principal else "",
         method=call.method if call else "",
         tool=call.name if call else "",
-        args_digest=decision.args_digest,
-        request_id=decision.request_id,
+        args_digest=case.args_digest,
+        request_id=case.request_id,
         session_id=call.session_id if call else "",
         peer_fingerprint=identity.fingerprint if identity else "",
     )
 
 
-def answer(decision: Decision, chain: str, seq: int) -> bytes:
-    """The CheckResponse for `decision`, recorded as number `seq` of `chain` (0: not recorded).
+def answer(case: Case | None, verdict: Allow | Deny, chain: str, seq: int) -> bytes:
+    """The CheckResponse for `verdict` on `case`, recorded as number `seq` of `chain` (0: not recorded).
 
-    What repeats from call to call is remembered as bytes and what does not is appended: parsing two messages
-    after one another merges them (protobuf encoding, "Last One Wins").
+    `case` is None where nothing may be said of the request. What repeats from
+    call to call is remembered as bytes and what does not is appended: parsing
+    two messages after one another merges them (protobuf encoding, "Last One
+    Wins").
     """
-    call = decision.call
+    if case is None:
+        return _repeated(verdict, "", None, "", (), (), "", "", "") + _tail(chain, seq, "", allowed=False)
+    call = case.call
     method, name, session_id = (call.method, call.name, call.session_id) if call else ("", "", "")
     repeated = _repeated if len(name) <= _LONGEST_REMEMBERED_NAME else _repeated.__wrapped__
-    head = repeated(decision.verdict, decision.identity, decision.roles, decision.policy_version, method, name)
-    return head + _tail(chain, seq, session_id, allowed=isinstance(decision.verdict, Allow))
+    principal = case.principal
+    user = principal.subject if principal else ""
+    head = repeated(
+        verdict, case.subject, case.identity, user, case.roles, case.user_roles, case.policy.version, method, name
+    )
+    return head + _tail(chain, seq, session_id, allowed=isinstance(verdict, Allow))
 
 
 @lru_cache(2048)
 def _repeated(
     verdict: Allow | Deny,
+    subject: str,
     identity: Identity | None,
+    user: str,
     roles: tuple[str, ...],
+    user_roles: tuple[str, ...],
     policy_version: str,
     method: str,
     name: str,
 ) -> bytes:
     response = CheckResponse()
-    subject = identity.subject if identity else ""
     known = {
         "decision": "allow" if isinstance(verdict, Allow) else "deny",
         "reason": verdict.reason,
         "rule": verdict.rule,
         "subject": subject,
         "spiffe_id": identity.spiffe_id if identity else "",
-        "user": "",
+        "user": user,
         "roles": ",".join(roles),
         "method": method,
         "tool": name,
@@ -83,7 +99,16 @@ def _repeated(
     if isinstance(verdict, Deny):
         _refuse(response, verdict)
     else:
-        _permit(response, subject, ",".join(roles), target(method, name))
+        _permit(
+            response,
+            {
+                headers.SUBJECT: subject,
+                headers.USER: user,
+                headers.ROLES: ",".join(roles),
+                headers.USER_ROLES: ",".join(user_roles),
+                headers.TARGET: target(method, name),
+            },
+        )
     return bytes(response.SerializeToString())
 
 
@@ -95,14 +120,15 @@ def _tail(chain: str, seq: int, session_id: str, *, allowed: bool) -> bytes:
     return bytes(response.SerializeToString())
 
 
-def _permit(response: CheckResponse, subject: str, roles: str, authorized: str) -> None:
+def _permit(response: CheckResponse, values: Mapping[str, str]) -> None:
+    """Tokens end here: what stands behind the sidecar learns whom they spoke for, and cannot use them itself."""
     ok = response.ok_response
-    for key, value in ((headers.SUBJECT, subject), (headers.ROLES, roles), (headers.TARGET, authorized)):
+    for key, value in values.items():
         if value:
-            _add_header(ok.headers, key, value)
+            _add_header(ok.headers, key, value if value.isascii() else quote(value, safe="/:,"))
         else:
             ok.headers_to_remove.append(key)
-    ok.headers_to_remove.append(headers.USER)
+    ok.headers_to_remove.append("authorization")
 
 
 def _refuse(response: CheckResponse, verdict: Deny) -> None:
@@ -112,6 +138,8 @@ def _refuse(response: CheckResponse, verdict: Deny) -> None:
     denied.status.code = HTTP_STATUS[verdict.code]
     _add_header(denied.headers, "grpc-status", str(int(verdict.code)))
     _add_header(denied.headers, "grpc-message", percent_encode(verdict.sentence))
+    if verdict.retry_after_s:
+        _add_header(denied.headers, "retry-after", str(max(1, math.ceil(verdict.retry_after_s))))
 
 
 def percent_encode(sentence: str) -> str:
@@ -132,5 +160,5 @@ def _add_header(target_list: Any, key: str, value: str) -> None:
     option.append_action = _OVERWRITE
 
 
-FAULT_ANSWER: Final = answer(Decision(FAULT), "", 0)
+FAULT_ANSWER: Final = answer(None, FAULT, "", 0)
 """For the case that even recording or writing an answer failed."""

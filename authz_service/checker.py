@@ -2,75 +2,93 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.message import DecodeError
 
 from authz_service.answer import FAULT_ANSWER, answer, record_of
-from authz_service.decide import Decision, decide
-from authz_service.identity import IdentityReader
+from authz_service.case import Case
 from authz_service.journal import Journal, JournalUnavailableError
 from authz_service.metrics import Metrics
+from authz_service.pipeline import Pipeline
 from authz_service.policy import Policy
-from authz_service.verdict import FAULT, JOURNAL_UNAVAILABLE, Code, Deny
+from authz_service.verdict import FAULT, JOURNAL_UNAVAILABLE, Allow, Code, Deny
+from secure_mcp_grpc import headers
 
 __all__ = ["Checker"]
 
 logger = logging.getLogger(__name__)
 
-_UNREADABLE = Decision(Deny(Code.INVALID_ARGUMENT, "malformed", "the request cannot be read"))
-_FAULT = Decision(FAULT)
-_UNRECORDED = Decision(JOURNAL_UNAVAILABLE)
+_MAX_REQUEST_ID_CHARS: Final = 128
+_UNREADABLE: Final = Deny(Code.INVALID_ARGUMENT, "malformed", "the request cannot be read")
+
+Verdict = Allow | Deny
 
 
 class Checker:
-    """Decides, records, answers. `policy` is replaced whole by a reload."""
+    """Judges, records, answers. `policy` is replaced whole by a reload."""
 
     def __init__(
         self,
         policy: Policy,
-        identities: IdentityReader,
+        pipeline: Pipeline,
         journal: Journal,
         metrics: Metrics,
         *,
-        max_body_bytes: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.policy = policy
-        self._identities = identities
+        self._pipeline = pipeline
         self._journal = journal
         self._count = metrics.checks.count
-        self._max_body_bytes = max_body_bytes
         self._clock = clock
 
-    def check(self, body: bytes) -> bytes:
-        """The answer to one check. Never raises, and never answers before the decision is in the journal."""
+    def check(self, body: bytes) -> bytes | Awaitable[bytes]:
+        """The answer to one check, at once unless a step has to wait for something.
+
+        Never raises, and never answers before the decision is in the journal.
+        """
         started = time.perf_counter()
-        now_s = self._clock()
-        decision = _FAULT
+        case = Case(None, self._clock(), self.policy)
+        verdict: Verdict | Awaitable[Verdict] = FAULT
         try:
-            decision = self._decide(body, now_s)
+            verdict = self._judge(case, body)
         except Exception:  # top of the stack: a bug must deny, never allow
             logger.exception("check_failed")
+        if isinstance(verdict, Allow | Deny):
+            return self._conclude(case, verdict, started)
+        return self._wait(case, verdict, started)
+
+    def _judge(self, case: Case, body: bytes) -> Verdict | Awaitable[Verdict]:
         try:
-            reason, response = self._record_and_answer(decision, now_s)
+            case.attributes = CheckRequest.FromString(body).attributes
+        except DecodeError:
+            return _UNREADABLE
+        case.request_id = case.headers.get(headers.REQUEST_ID, "")[:_MAX_REQUEST_ID_CHARS]
+        return self._pipeline.run(case)
+
+    async def _wait(self, case: Case, waiting: Awaitable[Verdict], started: float) -> bytes:
+        verdict: Verdict = FAULT
+        try:
+            verdict = await waiting
+        except Exception:  # top of the stack, as in `check`
+            logger.exception("check_failed")
+        return self._conclude(case, verdict, started)
+
+    def _conclude(self, case: Case, verdict: Verdict, started: float) -> bytes:
+        try:
+            reason, response = self._record_and_answer(case, verdict)
         except Exception:
             logger.exception("answer_failed")
             reason, response = FAULT.reason, FAULT_ANSWER
         self._count(reason, time.perf_counter() - started)
         return response
 
-    def _decide(self, body: bytes, now_s: float) -> Decision:
+    def _record_and_answer(self, case: Case, verdict: Verdict) -> tuple[str, bytes]:
         try:
-            request = CheckRequest.FromString(body)
-        except DecodeError:
-            return _UNREADABLE
-        return decide(request, self._identities, self.policy, max_body_bytes=self._max_body_bytes, now_s=now_s)
-
-    def _record_and_answer(self, decision: Decision, now_s: float) -> tuple[str, bytes]:
-        try:
-            seq = self._journal.append(record_of(decision, now_s))
+            seq = self._journal.append(record_of(case, verdict))
         except JournalUnavailableError:
-            return JOURNAL_UNAVAILABLE.reason, answer(_UNRECORDED, self._journal.chain, 0)
-        return decision.verdict.reason, answer(decision, self._journal.chain, seq)
+            return JOURNAL_UNAVAILABLE.reason, answer(None, JOURNAL_UNAVAILABLE, self._journal.chain, 0)
+        return verdict.reason, answer(case, verdict, self._journal.chain, seq)

@@ -5,7 +5,7 @@ A `Policy` never changes; a reload makes a new one and swaps it in whole.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -24,6 +24,7 @@ _REQUEST: Final = ["r_sub", "r_method", "r_name"]
 _RULE: Final = ["p_sub", "p_method", "p_name", "p_eft"]
 _DENY_OVERRIDES: Final = "some(where (p_eft == allow)) && !some(where (p_eft == deny))"
 _ANY_ALLOWS: Final = "some(where (p_eft == allow))"
+_NO_ARGUMENTS: Final[Mapping[str, Any]] = {}
 _CALL: Final = re.compile(r"([A-Za-z_]\w*)\s*\(")
 _LONGEST_REMEMBERED_NAME: Final = 256
 # What Casbin and simpleeval raise for a model or matcher that is not one.
@@ -65,8 +66,15 @@ class Policy:
         self._remembered = lru_cache(cached)(self._rule_on)
         self._roles = lru_cache(cached)(self._roles_of)
 
-    def judge(self, subject: str, method: str, name: str) -> Ruling:
-        """Whether `subject` may use `method` on `name`."""
+    def judge(
+        self,
+        subject: str,
+        method: str,
+        name: str,
+        arguments: Mapping[str, Any] = _NO_ARGUMENTS,
+        roles: Sequence[str] = (),
+    ) -> Ruling:
+        """Whether `subject`, who also has `roles`, may use `method` on `name` with `arguments`."""
         # Long names are judged each time: remembering them would let a client fill the memory.
         return (self._remembered if len(name) <= _LONGEST_REMEMBERED_NAME else self._rule_on)(subject, method, name)
 

@@ -1,6 +1,6 @@
 """The gRPC server around the check: bytes in, bytes out, so that gRPC adds no message objects of its own."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +25,12 @@ class PartHealth(Health):
         await self._servicer.set(name, status)
 
 
-def new_server(check: Callable[[bytes], bytes], health: Health, socket: Path) -> grpc.aio.Server:
+def new_server(check: Callable[[bytes], bytes | Awaitable[bytes]], health: Health, socket: Path) -> grpc.aio.Server:
     """A server for `check` and `health` on a Unix socket, not yet started. A stale socket file is removed."""
 
     async def handle(body: bytes, _context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-        return check(body)
+        answer = check(body)
+        return answer if isinstance(answer, bytes) else await answer
 
     server = grpc.aio.server(
         options=[

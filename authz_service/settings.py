@@ -56,6 +56,14 @@ class AuthzSettings(CommonSettings):
     max_body_bytes: Annotated[int, Field(ge=1024, le=3 * 1024 * 1024)] = 1024 * 1024
     """Largest request body that is judged; a larger one is refused."""
 
+    steps: Annotated[tuple[str, ...], Field(min_length=1)] = ("identity", "policy")
+    """The decision, step by step: the built-in ones, each once, and names of entry points of the group
+    `secure_mcp_grpc.decision_steps` among them. The first step that refuses decides."""
+
+    decision_timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.5
+    """Longest time that a decision waits for others (keys, introspection, Redis); then it is a refusal. Less than
+    Envoy's own `authz_timeout_s`."""
+
     certificate_cache: Annotated[int, Field(ge=1)] = 1024
     """Client certificates remembered as read."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Literal
 
-__all__ = ["FAULT", "HTTP_STATUS", "JOURNAL_UNAVAILABLE", "REASONS", "Allow", "Code", "Deny", "Reason"]
+__all__ = ["FAULT", "HTTP_STATUS", "JOURNAL_UNAVAILABLE", "REASONS", "TIMEOUT", "Allow", "Code", "Deny", "Reason"]
 
 Reason = Literal[
     "permitted",
@@ -15,6 +15,26 @@ Reason = Literal[
     "certificate_expired",
     "untrusted_domain",
     "principal_mismatch",
+    "no_token",
+    "token_not_accepted",
+    "token_malformed",
+    "token_algorithm",
+    "token_signature",
+    "token_issuer",
+    "token_audience",
+    "token_expired",
+    "token_not_yet_valid",
+    "token_type",
+    "token_claims",
+    "token_unbound",
+    "token_inactive",
+    "token_unverifiable",
+    "revoked",
+    "quarantined",
+    "quota_exceeded",
+    "shared_state_unavailable",
+    "refused_by_extension",
+    "timeout",
     "malformed",
     "too_large",
     "unknown_path",
@@ -63,9 +83,12 @@ class Deny:
     reason: Reason
     sentence: str
     rule: str = ""
+    retry_after_s: float = 0.0
+    """When it may be worth trying again; 0 where that is unknown."""
 
 
 FAULT: Final = Deny(Code.INTERNAL, "internal_fault", "the request could not be judged and was refused")
+TIMEOUT: Final = Deny(Code.UNAVAILABLE, "timeout", "the request could not be judged in time and was refused; try again")
 JOURNAL_UNAVAILABLE: Final = Deny(
     Code.UNAVAILABLE, "journal_unavailable", "decisions cannot be recorded at present, so every request is refused"
 )

@@ -14,6 +14,7 @@ __all__ = [
     "SUBJECT",
     "TARGET",
     "USER",
+    "USER_ROLES",
 ]
 
 # authz_service → mcp_bridge. Envoy strips what a client sends under these names.
@@ -23,6 +24,8 @@ USER = "x-mcp-user"
 """The user or agent a token speaks for; empty without a token."""
 ROLES = "x-mcp-roles"
 """The subject's roles, comma-separated and sorted."""
+USER_ROLES = "x-mcp-user-roles"
+"""The user's roles, those of its token included; comma-separated and sorted."""
 TARGET = "x-mcp-target"
 """What was authorized, as `secure_mcp_grpc.calls.target` writes it; nothing else may be executed."""
 DECISION = "x-mcp-decision"

@@ -17,7 +17,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the decision journal. `hash` is over the line without its own field; see authz_service.journal."""
 
     kind: str = "decision"
-    """`decision`, or `start`, `policy` for events of the chain itself."""
+    """`decision`, or `start`, `policy`, `gap`, `anchor`, `revocation` for events of the chain itself."""
     chain: str
     """Identifier of the journal: one per authz_service process start."""
     seq: int
@@ -35,7 +35,13 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     identity: str = ""
     spiffe_id: str = ""
     user: str = ""
+    """The principal that a token spoke for: `user:<issuer>:<sub>`; empty without one."""
     roles: tuple[str, ...] = ()
+    user_roles: tuple[str, ...] = ()
+    actors: tuple[str, ...] = ()
+    """Delegation (RFC 8693 `act`), the current actor first."""
+    token_id: str = ""
+    """`jti` of the token."""
     method: str = ""
     tool: str = ""
     args_digest: str = ""

@@ -15,10 +15,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.service.auth.v3 import external_auth_pb2
+from prometheus_client import CollectorRegistry
 
+from authz_service.checker import Checker
+from authz_service.identity import IdentityReader
+from authz_service.journal import Journal
+from authz_service.metrics import Metrics
+from authz_service.pipeline import Pipeline
 from authz_service.policy import Policy, load_policy
 from authz_service.server import METHOD
 from authz_service.settings import AuthzSettings
+from authz_service.steps.identity import IdentityStep
+from authz_service.steps.message import MessageStep
+from authz_service.steps.policy import PolicyStep
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
 MODEL = AuthzSettings.model_fields["model_file"].default.read_bytes()
@@ -95,6 +104,13 @@ def check_request(
 
 def policy_of(text: bytes) -> Policy:
     return load_policy(MODEL, text, model_name="model.conf", policy_name="policy.csv", cached=100)
+
+
+def checker_of(policy: Policy, journal: Journal) -> Checker:
+    """A checker that wants a client certificate, as by default."""
+    identities = IdentityReader(["mcp.internal", "partner.example"], 16)
+    steps = (IdentityStep("mtls", identities, ()), MessageStep(1_000_000), PolicyStep())
+    return Checker(policy, Pipeline(steps, timeout_s=1), journal, Metrics(CollectorRegistry()))
 
 
 @dataclass

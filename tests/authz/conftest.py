@@ -5,13 +5,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from authz_requests import policy_of
-from prometheus_client import CollectorRegistry
+from authz_requests import checker_of, policy_of
 
 from authz_service.checker import Checker
-from authz_service.identity import IdentityReader
 from authz_service.journal import Journal
-from authz_service.metrics import Metrics
 
 
 @pytest.fixture
@@ -31,8 +28,6 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
 @pytest.fixture
 def make_checker(journal: Journal) -> Callable[[bytes], Checker]:
     def make(policy: bytes) -> Checker:
-        identities = IdentityReader(["mcp.internal", "partner.example"], 16)
-        metrics = Metrics(CollectorRegistry())
-        return Checker(policy_of(policy), identities, journal, metrics, max_body_bytes=1_000_000)
+        return checker_of(policy_of(policy), journal)
 
     return make

@@ -6,18 +6,26 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from authz_requests import CERTIFICATES, POLICY, answered, certificate, check_request, frame, policy_of, records
+from authz_requests import (
+    CERTIFICATES,
+    POLICY,
+    answered,
+    certificate,
+    check_request,
+    checker_of,
+    frame,
+    policy_of,
+    records,
+)
 from envoy.service.auth.v3 import external_auth_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from authz_service import checker as checker_module
 from authz_service.answer import FAULT_ANSWER
 from authz_service.checker import Checker
-from authz_service.identity import IdentityReader
 from authz_service.journal import Journal
-from authz_service.metrics import Metrics
+from authz_service.pipeline import Pipeline
 from secure_mcp_grpc import headers
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
@@ -35,7 +43,7 @@ def test_allowed_call_carries_headers_and_metadata(make_checker: Make, journal: 
         "x-mcp-target": "tools/call get_current_time",
         "x-mcp-decision": f"{journal.chain}:2",
     }
-    assert list(answer.response.ok_response.headers_to_remove) == ["x-mcp-user"]
+    assert list(answer.response.ok_response.headers_to_remove) == ["x-mcp-user", "x-mcp-user-roles", "authorization"]
     assert answer.metadata == {
         "decision": "allow",
         "reason": "permitted",
@@ -147,7 +155,7 @@ def test_malformed_request_is_400_and_recorded(make_checker: Make, tmp_path: Pat
 
 def test_bug_denies(make_checker: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ours: an exception is never an allow, and it is recorded."""
-    monkeypatch.setattr(checker_module, "decide", lambda *_args, **_kw: 1 / 0)
+    monkeypatch.setattr(Pipeline, "run", lambda *_args, **_kw: 1 / 0)
 
     answer = answered(make_checker(POLICY).check(check_request().SerializeToString()))
 
@@ -201,8 +209,7 @@ def _build(parts: dict[str, Any]) -> bytes:
 @pytest.fixture(scope="module")
 def deny_all(tmp_path_factory: pytest.TempPathFactory) -> Checker:
     journal = Journal(tmp_path_factory.mktemp("fuzz") / "journal", "node", rotate_bytes=10_000_000)
-    identities = IdentityReader(["mcp.internal"], 16)
-    return Checker(policy_of(b""), identities, journal, Metrics(CollectorRegistry()), max_body_bytes=1_000_000)
+    return checker_of(policy_of(b""), journal)
 
 
 @settings(max_examples=300, deadline=None)
@@ -231,9 +238,7 @@ def test_allowed_is_only_what_the_policy_names(make_one: Checker, parts: dict[st
 @pytest.fixture(scope="module")
 def make_one(tmp_path_factory: pytest.TempPathFactory) -> Checker:
     journal = Journal(tmp_path_factory.mktemp("one") / "journal", "node", rotate_bytes=10_000_000)
-    identities = IdentityReader(["mcp.internal"], 16)
-    policy = policy_of(b"p, model-a, tools/call, get_current_time, allow")
-    return Checker(policy, identities, journal, Metrics(CollectorRegistry()), max_body_bytes=1_000_000)
+    return checker_of(policy_of(b"p, model-a, tools/call, get_current_time, allow"), journal)
 
 
 def test_answers_survive_a_second_parse(make_checker: Make) -> None:

@@ -12,6 +12,7 @@ SHARED = {
     for name in (
         *(
             "als",
+            "authenticators",
             "calls",
             "errors",
             "headers",
