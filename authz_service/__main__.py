@@ -2,21 +2,17 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 
-from authz_service.checker import Checker
-from authz_service.identity import IdentityReader
+from authz_service.assemble import assemble
 from authz_service.journal import Journal
 from authz_service.metrics import Metrics
-from authz_service.pipeline import Pipeline, arrange
 from authz_service.policy_file import PolicyError
 from authz_service.reload import PolicyFiles, PolicyWatcher
 from authz_service.server import PartHealth, new_server
 from authz_service.service import PolicyDesk, keep_journal, keep_pruned, policy_record, watch_health
 from authz_service.settings import AuthzSettings
 from authz_service.shipper import Shipper
-from authz_service.steps.identity import IdentityStep
-from authz_service.steps.message import MessageStep
-from authz_service.steps.policy import PolicyStep
 from secure_mcp_grpc import als, lifecycle
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.metrics import new_registry, serve_metrics
@@ -56,31 +52,24 @@ async def run(settings: AuthzSettings) -> None:
     metrics.journal_available.set_function(lambda: float(journal.available))
     metrics.journal_records.set_function(lambda: float(journal.seq))
     metrics.journal_unshipped.set_function(lambda: float(shipper.unshipped))
-    identities = IdentityReader(settings.trust_domains, settings.certificate_cache)
-    pipeline = Pipeline(
-        arrange(
-            settings.steps,
-            {
-                "identity": (IdentityStep("mtls", identities, ()), MessageStep(settings.max_body_bytes)),
-                "policy": (PolicyStep(),),
-            },
-        ),
-        timeout_s=settings.decision_timeout_s,
-    )
-    checker = Checker(policy, pipeline, journal, metrics)
+    closing = AsyncExitStack()
+    service = assemble(settings, policy, journal, metrics, registry, closing)
+    checker = service.checker
     desk = PolicyDesk(checker, journal, metrics)
     watcher = PolicyWatcher(files, contents, desk.loaded, desk.refused, poll_s=settings.policy_poll_s)
+    components = {"policy": lambda: not watcher.problem} | service.components
     health = PartHealth()
 
     with serve_metrics(registry, settings.metrics_host, settings.metrics_port, PART) as metrics_address:
-        server = new_server(checker.check, health, socket)
+        server = new_server(service.routes, health, socket)
         try:
             async with asyncio.TaskGroup() as jobs:  # a job that fails is a bug: the service ends and is restarted
                 running = [
                     jobs.create_task(watcher.run()),
                     jobs.create_task(keep_journal(journal, settings.journal_fsync_s)),
                     jobs.create_task(keep_pruned(journal, shipper, settings.journal_keep_bytes)),
-                    jobs.create_task(watch_health(journal, watcher, health)),
+                    jobs.create_task(watch_health(journal, components, health)),
+                    *map(jobs.create_task, service.jobs),
                 ]
                 shipping = jobs.create_task(shipper.run())
                 await server.start()
@@ -98,6 +87,7 @@ async def run(settings: AuthzSettings) -> None:
             lifecycle.withdraw(settings.run_dir, PART)
             await server.stop(grace=None)
             socket.unlink(missing_ok=True)
+            await closing.aclose()
             await journal.close()
             await channel.close(grace=None)
 

@@ -1,8 +1,8 @@
 """The gRPC server around the check: bytes in, bytes out, so that gRPC adds no message objects of its own."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -25,23 +25,38 @@ class PartHealth(Health):
         await self._servicer.set(name, status)
 
 
-def new_server(check: Callable[[bytes], bytes | Awaitable[bytes]], health: Health, socket: Path) -> grpc.aio.Server:
-    """A server for `check` and `health` on a Unix socket, not yet started. A stale socket file is removed."""
+Handler = Callable[[bytes], bytes | Awaitable[bytes]]
 
-    async def handle(body: bytes, _context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-        answer = check(body)
-        return answer if isinstance(answer, bytes) else await answer
 
+def new_server(routes: Mapping[str, Handler], health: Health, socket: Path) -> grpc.aio.Server:
+    """A server for `routes` (gRPC path → handler of one message) and `health` on a Unix socket, not yet started.
+
+    A stale socket file is removed.
+    """
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
         ]
     )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(_SERVICE, {"Check": grpc.unary_unary_rpc_method_handler(handle)}),)
-    )
+    server.add_generic_rpc_handlers((_Routes(routes),))
     health.add_to(server)
     socket.unlink(missing_ok=True)
     server.add_insecure_port(f"unix:{socket.absolute()}")
     return server
+
+
+class _Routes(grpc.GenericRpcHandler):  # type: ignore[type-arg] # generic in the stubs only
+    def __init__(self, routes: Mapping[str, Handler]) -> None:
+        self._handlers = {path: grpc.unary_unary_rpc_method_handler(_unary(handle)) for path, handle in routes.items()}
+
+    def service(self, call: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        return self._handlers.get(call.method)
+
+
+def _unary(handle: Handler) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    async def answer(body: bytes, _context: Any) -> bytes:
+        answered = handle(body)
+        return answered if isinstance(answered, bytes) else await answered
+
+    return answer

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Mapping
 
 from authz_service.checker import Checker
 from authz_service.journal import Journal
 from authz_service.metrics import Metrics
 from authz_service.policy import Policy
-from authz_service.reload import PolicyWatcher
 from authz_service.server import PartHealth
 from authz_service.shipper import Shipper
 from secure_mcp_grpc import logs
@@ -63,18 +63,18 @@ async def keep_journal(journal: Journal, interval_s: float) -> None:
         await journal.sync()
 
 
-async def watch_health(journal: Journal, watcher: PolicyWatcher, health: PartHealth) -> None:
-    """Keep health true: without a journal everything is refused; with a refused policy file the old one serves."""
-    before: tuple[bool, bool] | None = None
+async def watch_health(journal: Journal, components: Mapping[str, Callable[[], bool]], health: PartHealth) -> None:
+    """Keep health true: without a journal everything is refused; whatever else is unwell, decisions are still made."""
+    before: dict[str, bool] = {}
     while True:
         journal.check()
-        now = (journal.available, not watcher.problem)
-        if now != before:
-            before = now
-            journal_well, policy_well = now
-            await health.component("journal", well=journal_well)
-            await health.component("policy", well=policy_well)
-            await (health.serving() if journal_well else health.not_serving())
+        now = {"journal": journal.available} | {name: is_well() for name, is_well in components.items()}
+        for name, well in now.items():
+            if before.get(name) != well:
+                await health.component(name, well=well)
+        if before.get("journal") != now["journal"]:
+            await (health.serving() if now["journal"] else health.not_serving())
+        before = now
         await asyncio.sleep(_HEALTH_INTERVAL_S)
 
 

@@ -1,0 +1,60 @@
+"""Puts the service together from its settings: the one place that knows every piece."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from authz_service.checker import Checker
+from authz_service.identity import IdentityReader
+from authz_service.journal import Journal
+from authz_service.metrics import Metrics
+from authz_service.pipeline import Pipeline, Step, arrange
+from authz_service.policy import Policy
+from authz_service.server import METHOD
+from authz_service.settings import AuthzSettings
+from authz_service.steps.identity import IdentityStep
+from authz_service.steps.message import MessageStep
+from authz_service.steps.policy import PolicyStep
+from secure_mcp_grpc.authenticators import Authenticator
+
+__all__ = ["Service", "assemble"]
+
+Handler = Callable[[bytes], bytes | Awaitable[bytes]]
+
+
+@dataclass(slots=True)
+class Service:
+    """The pieces that `__main__` starts and stops."""
+
+    checker: Checker
+    routes: dict[str, Handler] = field(default_factory=dict)
+    """gRPC path → handler of one message."""
+    jobs: list[Coroutine[Any, Any, None]] = field(default_factory=list)
+    """Run until they are cancelled; one that fails ends the service, which is then restarted."""
+    components: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    """Name in grpc.health.v1 → whether it is well. The service as a whole depends on `journal` alone."""
+
+
+def assemble(
+    settings: AuthzSettings,
+    policy: Policy,
+    journal: Journal,
+    metrics: Metrics,
+    registry: CollectorRegistry,
+    closing: AsyncExitStack,
+) -> Service:
+    """The service around `policy` and `journal`; what must be closed at the end goes onto `closing`."""
+    jobs: list[Coroutine[Any, Any, None]] = []
+    components: dict[str, Callable[[], bool]] = {}
+    authenticators: Sequence[Authenticator] = ()
+    certificates = IdentityReader(settings.trust_domains, settings.certificate_cache)
+    built_in: dict[str, Sequence[Step]] = {
+        "identity": (IdentityStep("mtls", certificates, authenticators), MessageStep(settings.max_body_bytes)),
+        "policy": (PolicyStep(),),
+    }
+    pipeline = Pipeline(arrange(settings.steps, built_in), timeout_s=settings.decision_timeout_s)
+    checker = Checker(policy, pipeline, journal, metrics)
+    return Service(checker, {METHOD: checker.check}, jobs, components)
