@@ -38,6 +38,7 @@ def record_of(case: Case, verdict: Allow | Deny) -> DecisionRecord:
         user=principal.subject if principal else "",
         roles=case.roles,
         user_roles=case.user_roles,
+        token_roles=principal.roles if principal else (),
         actors=principal.actors if principal else (),
         token_id=principal.token_id if principal else "",
         method=call.method if call else "",

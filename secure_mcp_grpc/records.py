@@ -38,6 +38,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The principal that a token spoke for: `user:<issuer>:<sub>`; empty without one."""
     roles: tuple[str, ...] = ()
     user_roles: tuple[str, ...] = ()
+    token_roles: tuple[str, ...] = ()
+    """Those of `user_roles` that the token itself gave; the others are policy's."""
     actors: tuple[str, ...] = ()
     """Delegation (RFC 8693 `act`), the current actor first."""
     token_id: str = ""

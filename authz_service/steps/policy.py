@@ -1,11 +1,13 @@
 """Step: whether policy allows it. The only step that permits."""
 
+from collections.abc import Sequence
+
 from authz_service.case import Case
-from authz_service.policy import Ruling
+from authz_service.policy import Policy, Ruling
 from authz_service.verdict import FAULT, Allow, Code, Deny
 from secure_mcp_grpc.calls import McpCall
 
-__all__ = ["PolicyStep"]
+__all__ = ["PolicyStep", "judge_all"]
 
 _MAX_SHOWN_CHARS = 200
 
@@ -14,19 +16,16 @@ class PolicyStep:
     """Asks policy for each of the identities that a request has: all of them must be allowed."""
 
     def judge(self, case: Case) -> Deny | None:
-        call, rulings = case.call, []
+        call = case.call
         if call is None:
             return FAULT
-        if case.identity is not None:
-            subject = case.identity.subject
-            ruling = case.policy.judge(subject, call.method, call.name, call.arguments)
-            case.roles = ruling.roles
-            rulings.append((subject, ruling))
-        if case.principal is not None:
-            principal = case.principal
-            ruling = case.policy.judge(principal.subject, call.method, call.name, call.arguments, principal.roles)
-            case.user_roles = ruling.roles
-            rulings.append((principal.subject, ruling))
+        identity = case.identity.subject if case.identity is not None else None
+        principal, token_roles = (case.principal.subject, case.principal.roles) if case.principal else (None, ())
+        rulings = judge_all(case.policy, identity, principal, token_roles, call)
+        if identity is not None:
+            case.roles = rulings[0][1].roles
+        if principal is not None:
+            case.user_roles = rulings[-1][1].roles
         for subject, ruling in rulings:
             if not ruling.allowed:
                 return _refusal(subject, call, ruling)
@@ -34,6 +33,22 @@ class PolicyStep:
             return FAULT
         case.permit = Allow("; ".join(ruling.rule for _, ruling in rulings))
         return None
+
+
+def judge_all(
+    policy: Policy, identity: str | None, principal: str | None, token_roles: Sequence[str], call: McpCall
+) -> list[tuple[str, Ruling]]:
+    """Policy's answer for each of the subjects that a request has, the workload first.
+
+    The request is allowed if there is one at least and all are. `token_roles` are the principal's alone. A record
+    of the journal is judged anew through here, too.
+    """
+    rulings = []
+    if identity is not None:
+        rulings.append((identity, policy.judge(identity, call.method, call.name, call.arguments)))
+    if principal is not None:
+        rulings.append((principal, policy.judge(principal, call.method, call.name, call.arguments, token_roles)))
+    return rulings
 
 
 def _refusal(subject: str, call: McpCall, ruling: Ruling) -> Deny:
