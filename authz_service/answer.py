@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import quote
 
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
@@ -103,10 +102,10 @@ def _repeated(
         _permit(
             response,
             {
-                headers.SUBJECT: subject,
-                headers.USER: user,
-                headers.ROLES: ",".join(roles),
-                headers.USER_ROLES: ",".join(user_roles),
+                headers.SUBJECT: headers.encode_value(subject),
+                headers.USER: headers.encode_value(user),
+                headers.ROLES: headers.encode_list(roles),
+                headers.USER_ROLES: headers.encode_list(user_roles),
                 headers.TARGET: target(method, name),
             },
         )
@@ -126,7 +125,7 @@ def _permit(response: CheckResponse, values: Mapping[str, str]) -> None:
     ok = response.ok_response
     for key, value in values.items():
         if value:
-            _add_header(ok.headers, key, value if value.isascii() else quote(value, safe="/:,"))
+            _add_header(ok.headers, key, value)
         else:
             ok.headers_to_remove.append(key)
     ok.headers_to_remove.append("authorization")

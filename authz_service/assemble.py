@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from authz_service.checker import Checker
 from authz_service.identity import IdentityReader
 from authz_service.journal import Journal
+from authz_service.lists import FILTER, ListMetrics, Lists
 from authz_service.metrics import Metrics
 from authz_service.pipeline import Pipeline, Step, arrange
 from authz_service.policy import Policy
@@ -57,4 +58,5 @@ def assemble(
     }
     pipeline = Pipeline(arrange(settings.steps, built_in), timeout_s=settings.decision_timeout_s)
     checker = Checker(policy, pipeline, journal, metrics)
-    return Service(checker, {METHOD: checker.check}, jobs, components)
+    lists = Lists(lambda: checker.policy, ListMetrics(registry))
+    return Service(checker, {METHOD: checker.check, FILTER: lists.filter}, jobs, components)

@@ -1,5 +1,9 @@
 """Names that the parts agree on: headers between authz_service, Envoy and mcp_bridge, and the access logs' names."""
 
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import quote, unquote
+
 __all__ = [
     "DECISION",
     "EXT_AUTHZ_NAMESPACE",
@@ -15,6 +19,10 @@ __all__ = [
     "TARGET",
     "USER",
     "USER_ROLES",
+    "decode_list",
+    "decode_value",
+    "encode_list",
+    "encode_value",
 ]
 
 # authz_service → mcp_bridge. Envoy strips what a client sends under these names.
@@ -50,3 +58,24 @@ LOG_BRIDGE = "mcp.bridge"
 
 RECORD_TAG = "record"
 """Custom tag of an authz or bridge entry that holds its JSON record (`secure_mcp_grpc.records`)."""
+
+# Subjects and roles are text of other people's making; in headers they are visible ASCII, and come out as they went in.
+_PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+
+
+def encode_value(value: str) -> str:
+    """`value` as a header: percent-encoded (UTF-8) where it is not visible ASCII, and `%` itself."""
+    return quote(value, safe=_PLAIN)
+
+
+def decode_value(header: str) -> str:
+    return unquote(header)
+
+
+def encode_list(values: Iterable[str]) -> str:
+    """`values` as one header, comma-separated; a comma within a value is encoded."""
+    return ",".join(encode_value(value).replace(",", "%2C") for value in values)
+
+
+def decode_list(header: str) -> tuple[str, ...]:
+    return tuple(unquote(value) for value in header.split(",")) if header else ()

@@ -7,7 +7,7 @@ from authz_service.policy import Policy, Ruling
 from authz_service.verdict import FAULT, Allow, Code, Deny
 from secure_mcp_grpc.calls import McpCall
 
-__all__ = ["PolicyStep", "judge_all"]
+__all__ = ["PolicyStep", "judge_all", "refusal"]
 
 _MAX_SHOWN_CHARS = 200
 
@@ -28,7 +28,7 @@ class PolicyStep:
             case.user_roles = rulings[-1][1].roles
         for subject, ruling in rulings:
             if not ruling.allowed:
-                return _refusal(subject, call, ruling)
+                return refusal(subject, call, ruling)
         if not rulings:
             return FAULT
         case.permit = Allow("; ".join(ruling.rule for _, ruling in rulings))
@@ -51,7 +51,7 @@ def judge_all(
     return rulings
 
 
-def _refusal(subject: str, call: McpCall, ruling: Ruling) -> Deny:
+def refusal(subject: str, call: McpCall, ruling: Ruling) -> Deny:
     """The peer learns that a rule forbids it, not which one: rules name other identities and tools."""
     if ruling.rule:
         sentence = f"{_attempt(subject, call)}: a rule forbids it"
