@@ -105,8 +105,6 @@ class EnvoySettings(_EgressSettings):
     """Address that clients connect to; an IP address, or localhost."""
     port: int = Field(default=8443, ge=0, le=65535)
     """0 lets the system choose; `listener_address` tells."""
-    auth_type: Annotated[str, from_env("MCP_AUTH_TYPE")] = "mtls"
-    """What a client must show. Only `mtls` so far: a client certificate."""
     cert_path: Annotated[Path, from_env("MCP_CERT_PATH")] = Path("certs/tls.crt")
     """Certificate that clients see (PEM); replaced files are served without a restart."""
     key_path: Annotated[Path, from_env("MCP_KEY_PATH")] = Path("certs/tls.key")
@@ -128,9 +126,9 @@ class EnvoySettings(_EgressSettings):
 
     @field_validator("auth_type")
     @classmethod
-    def _is_supported(cls, value: str) -> str:
-        if value != "mtls":
-            raise ValueError("not supported yet; the only authentication type is mtls")
+    def _is_rendered(cls, value: str) -> str:
+        if value not in ("mtls", "mtls+jwt"):
+            raise ValueError("not supported yet; expected mtls or mtls+jwt")
         return value
 
     @field_validator("trust_domains")

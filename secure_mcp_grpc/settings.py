@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from secure_mcp_grpc.errors import UserError
 
-__all__ = ["CONFIG_ENV", "SECTIONS", "CommonSettings", "Settings", "from_env", "read_config"]
+__all__ = ["CONFIG_ENV", "SECTIONS", "AuthType", "CommonSettings", "Settings", "from_env", "read_config"]
 
 CONFIG_ENV = "MCP_CONFIG"
 """Environment variable that names the YAML file."""
@@ -28,9 +28,16 @@ SECTIONS = frozenset({"authz", "bridge", "common", "dashboard", "egress", "limit
 """Top-level keys of the YAML file."""
 
 
+AuthType = typing.Literal["mtls", "mtls+jwt", "jwt", "oauth2", "none"]
+"""What a client must show: a certificate, both, or a token (JWT; or also an opaque one); under `none` nothing."""
+
+
 def from_env(name: str, **field: Any) -> Any:
     """A field that is read from the environment variable `name` instead of its class's prefix and its own name."""
     return Field(json_schema_extra={"env": name}, **field)
+
+
+_COMMON_ONLY = frozenset({"auth_type", "allow_no_auth"})
 
 
 class Settings(BaseModel):
@@ -65,6 +72,8 @@ class Settings(BaseModel):
         source: dict[str, str] = {}
         for section in _sections(cls):
             for key, value in document.get(section, {}).items():
+                if key in _COMMON_ONLY and section != "common":
+                    raise UserError(f"{path}: {section}.{key} belongs to section common: all parts must agree on it")
                 values[key], source[key] = value, f"{path}: {section}.{key}"
         names = cls.env_names()
         for field, variable in names.items():
@@ -93,11 +102,25 @@ class CommonSettings(Settings):
     trust_domains: Annotated[list[str], from_env("MCP_TRUST_DOMAINS", min_length=1)] = ["mcp.internal"]
     """SPIFFE trust domains whose identities are accepted; identities of the first are written without it."""
 
+    auth_type: Annotated[AuthType, from_env("MCP_AUTH_TYPE")] = "mtls"
+    """What a client must show: `mtls` a certificate, `mtls+jwt` a certificate and a token, `jwt` or `oauth2` a token
+    only, `none` nothing. All parts must agree, so it stands in section `common` only."""
+
+    allow_no_auth: Annotated[bool, from_env("MCP_ALLOW_NO_AUTH")] = False
+    """The switch without which `auth_type: none` does not start. For development: anybody is `anonymous`."""
+
     log_format: Annotated[typing.Literal["auto", "json", "text"], from_env("MCP_LOG_FORMAT")] = "auto"
     """`auto` is text on a terminal and JSON otherwise."""
 
     log_level: Annotated[typing.Literal["DEBUG", "INFO", "WARNING", "ERROR"], from_env("MCP_LOG_LEVEL")] = "INFO"
     """Least severe level that is logged."""
+
+    @field_validator("allow_no_auth")
+    @classmethod
+    def _no_auth_is_meant(cls, value: bool, info: ValidationInfo) -> bool:
+        if info.data.get("auth_type") == "none" and not value:
+            raise ValueError("must be true for authentication type none, which lets anybody in")
+        return value
 
 
 def read_config(path: Path) -> dict[str, dict[str, Any]]:

@@ -47,6 +47,8 @@ def test_false_in_words_is_false() -> None:
         ({"MCP_NODE_ID": "a b"}, ["MCP_NODE_ID", "a b"]),
         ({"MCP_LOG_LEVEL": "LOUD"}, ["MCP_LOG_LEVEL", "LOUD", "WARNING"]),
         ({"MCP_TRUST_DOMAINS": ""}, ["MCP_TRUST_DOMAINS"]),
+        ({"MCP_AUTH_TYPE": "tls"}, ["MCP_AUTH_TYPE", "tls", "mtls+jwt"]),
+        ({"MCP_AUTH_TYPE": "none"}, ["MCP_ALLOW_NO_AUTH", "False", "must be true"]),
         ({"MCP_CONFIG": "/nonexistent/sidecar.yaml"}, ["/nonexistent/sidecar.yaml", "No such file"]),
     ],
 )
@@ -95,3 +97,17 @@ def test_bytes_that_are_not_text_are_refused(config: Path) -> None:
     config.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
         read_config(config)
+
+
+def test_no_authentication_takes_two_decisions() -> None:
+    """Issue 3: `none` starts only with an explicit development switch."""
+    assert PartSettings.load({"MCP_AUTH_TYPE": "none", "MCP_ALLOW_NO_AUTH": "true"}).auth_type == "none"
+    assert PartSettings.load({"MCP_ALLOW_NO_AUTH": "true"}).auth_type == "mtls"
+
+
+@pytest.mark.parametrize("key", ["auth_type: jwt", "allow_no_auth: true"])
+def test_how_clients_are_known_is_said_once_for_all_parts(config: Path, key: str) -> None:
+    """Ours: Envoy and authz_service must read the same; a part's own section cannot differ."""
+    config.write_text(f"authz: {{{key}}}\n")
+    with pytest.raises(UserError, match="belongs to section common"):
+        PartSettings.load({}, config)
