@@ -15,11 +15,19 @@ _CONNECT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Paths of PEM files. The certificate names the workload by a SPIFFE URI SAN."""
+    """Paths of PEM files. The certificate names the workload by a SPIFFE URI SAN.
 
-    cert: Path | str
-    key: Path | str
+    Without certificate and key the server is verified and the client is anonymous at the level of TLS: for servers
+    that take the identity from a token alone.
+    """
+
+    cert: Path | str | None
+    key: Path | str | None
     ca: Path | str
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("a certificate needs its key, and a key its certificate")
 
     @classmethod
     def from_directory(cls, directory: Path | str) -> "Identity":
@@ -29,12 +37,12 @@ class Identity:
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Raises `OSError` for a file that cannot be read."""
-        cert, key, ca = (Path(path).read_bytes() for path in (self.cert, self.key, self.ca))
+        cert, key, ca = (Path(path).read_bytes() if path else None for path in (self.cert, self.key, self.ca))
         return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
 
     def version(self) -> tuple[int, ...]:
         """Changes when a file is replaced; raises `OSError`."""
-        return tuple(Path(path).stat().st_mtime_ns for path in (self.cert, self.key, self.ca))
+        return tuple(Path(path).stat().st_mtime_ns for path in (self.cert, self.key, self.ca) if path)
 
 
 async def verify_server(address: str, identity: Identity, server_id: str, server_name: str | None) -> None:
@@ -45,7 +53,8 @@ async def verify_server(address: str, identity: Identity, server_id: str, server
     """
     host, _, port = address.rpartition(":")
     context = ssl.create_default_context(cafile=str(identity.ca))
-    context.load_cert_chain(str(identity.cert), str(identity.key))
+    if identity.cert is not None:
+        context.load_cert_chain(str(identity.cert), str(identity.key))
     context.set_alpn_protocols(["h2"])
     async with asyncio.timeout(_CONNECT_S):
         _, writer = await asyncio.open_connection(

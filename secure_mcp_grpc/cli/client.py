@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,10 +19,19 @@ from secure_mcp_grpc.errors import UserError
 if TYPE_CHECKING:
     from mcp import Client
 
+    from mcp_bridge.client import Identity
+
 __all__ = ["call_tool", "list_tools"]
 
+_TOKEN_ENV = "MCP_TOKEN"  # noqa: S105 - a name, not a token
 _IDENTITY_HELP = "Who calls: a name under DIR/certs, or a directory with tls.crt, tls.key and ca.crt."
-AsOption = Annotated[str, typer.Option("--as", help=_IDENTITY_HELP, metavar="IDENTITY")]
+AsOption = Annotated[
+    str | None, typer.Option("--as", help=_IDENTITY_HELP, metavar="IDENTITY", show_default="a token alone")
+]
+TokenOption = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="File with a bearer token to send along.", show_default=f"${_TOKEN_ENV}"),
+]
 ServerOption = Annotated[
     str | None, typer.Option("--server", help="HOST:PORT of the sidecar.", show_default="the one running in DIR")
 ]
@@ -31,7 +42,11 @@ _MCP_ERROR, _UNAVAILABLE = 3, 6
 
 
 def list_tools(
-    as_: AsOption, server: ServerOption = None, home: HomeOption = None, as_json: JsonOption = False
+    as_: AsOption = None,
+    server: ServerOption = None,
+    token_file: TokenOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the tools of the protected server."""
 
@@ -47,14 +62,15 @@ def list_tools(
         Console().print(table)
         return 0
 
-    raise typer.Exit(_run(as_, server, home, work))
+    raise typer.Exit(_run(as_, server, token_file, home, work))
 
 
 def call_tool(
     tool: Annotated[str, typer.Argument(help="Name of the tool.")],
-    as_: AsOption,
     arguments: Annotated[str, typer.Argument(help="Arguments, a JSON object.", metavar="JSON")] = "{}",
+    as_: AsOption = None,
     server: ServerOption = None,
+    token_file: TokenOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,10 +95,17 @@ def call_tool(
                 Console().print(block.get("text") or json.dumps(block), markup=False, highlight=False)
         return 1 if dumped.get("isError") else 0
 
-    raise typer.Exit(_run(as_, server, home, work))
+    raise typer.Exit(_run(as_, server, token_file, home, work))
 
 
-def _run(as_: str, server: str | None, home: Any, work: Callable[["Client"], Awaitable[int]]) -> int:
+def _run(
+    as_: str | None,
+    server: str | None,
+    token_file: Path | None,
+    home: Path | None,
+    work: Callable[["Client"], Awaitable[int]],
+) -> int:
+    from mcp_bridge.client import Identity
     from secure_mcp_grpc.certs import load_identity
     from secure_mcp_grpc.stack.home import Home
     from secure_mcp_grpc.stack.probes import endpoint
@@ -91,18 +114,38 @@ def _run(as_: str, server: str | None, home: Any, work: Callable[["Client"], Awa
     address = server or endpoint(directory.run_dir, "envoy", "mcp")
     if address is None:
         raise UserError(f"nothing is running in {directory.root}; name the sidecar: --server HOST:PORT")
-    identity = directory.identity(as_)
-    load_identity(identity)  # says which file is missing, expired or wrong
-    return asyncio.run(_connect(address, identity, work))
+    token = _token(token_file)
+    if as_ is not None:
+        load_identity(directory.identity(as_))  # says which file is missing, expired or wrong
+        identity = Identity.from_directory(directory.identity(as_))
+    elif token is None:
+        raise UserError(f"say who calls: --as IDENTITY, or a token in --token-file or ${_TOKEN_ENV}")
+    else:
+        identity = Identity(None, None, directory.certs / "sidecar" / "ca.crt")
+    return asyncio.run(_connect(address, identity, token, work))
 
 
-async def _connect(address: str, identity: Any, work: Callable[["Client"], Awaitable[int]]) -> int:
+def _token(file: Path | None) -> str | None:
+    """Never an argument of the command line: those are visible to everybody on the machine."""
+    if file is None:
+        return os.environ.get(_TOKEN_ENV) or None
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise UserError(f"token file {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"token file {file} does not hold a token") from None
+
+
+async def _connect(
+    address: str, identity: "Identity", token: str | None, work: Callable[["Client"], Awaitable[int]]
+) -> int:
     from mcp import Client, MCPError
 
-    from mcp_bridge.client import Identity, grpc_transport
+    from mcp_bridge.client import grpc_transport
 
     try:
-        async with Client(grpc_transport(address, identity=Identity.from_directory(identity))) as client:
+        async with Client(grpc_transport(address, identity=identity, token=token)) as client:
             return await work(client)
     except MCPError as error:
         return _show(error)
