@@ -21,6 +21,8 @@ class Caller:
 
     subject: str
     user: str
+    user_roles: tuple[str, ...]
+    """The user's, those of its token included."""
     request_id: str
     chain: str
     seq: int

@@ -16,8 +16,10 @@ import grpc
 from mcp_bridge import wire
 from mcp_bridge.errors import HopError, malformed, session_unknown, timed_out, too_large
 from mcp_bridge.exchange import Caller, Exchange, Note, Outbox, Session, Upstream
+from mcp_bridge.listing import Lists
 from mcp_bridge.recording import Recorder, Visit
 from mcp_bridge.sessions import Sessions, using
+from mcp_bridge.upstreams.merge import LISTS
 from secure_mcp_grpc import headers, logs
 from secure_mcp_grpc.calls import Malformed, McpCall
 
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 Metadata = Sequence[tuple[str, str | bytes]]
 Read = Callable[[], Exchange]
 
+_READ = frozenset({headers.SUBJECT, headers.USER, headers.USER_ROLES, headers.DECISION, headers.REQUEST_ID})
 _ENDLESS = frozenset({"subscriptions/listen"})
 _BUG = HopError(grpc.StatusCode.INTERNAL, "the bridge failed; its log says more")
 _NO_SESSION = "no session: send initialize first, or state io.modelcontextprotocol/protocolVersion in _meta"
@@ -40,12 +43,13 @@ def caller_of(metadata: Any) -> Caller:
     for key, value in metadata or ():
         if key == headers.TARGET:
             targets.append(str(value))
-        elif key in (headers.SUBJECT, headers.USER, headers.DECISION, headers.REQUEST_ID):
+        elif key in _READ:
             values[key] = str(value)
     chain, _, seq = values.get(headers.DECISION, "").rpartition(":")
     return Caller(
-        subject=values.get(headers.SUBJECT, ""),
-        user=values.get(headers.USER, ""),
+        subject=headers.decode_value(values.get(headers.SUBJECT, "")),
+        user=headers.decode_value(values.get(headers.USER, "")),
+        user_roles=headers.decode_list(values.get(headers.USER_ROLES, "")),
         request_id=values.get(headers.REQUEST_ID, ""),
         chain=chain,
         seq=int(seq) if seq.isascii() and seq.isdigit() and len(seq) < 19 else 0,
@@ -59,6 +63,7 @@ class Executor:
         upstream: Upstream,
         sessions: Sessions,
         recorder: Recorder,
+        lists: Lists,
         *,
         request_timeout_s: float,
         max_answer_bytes: int,
@@ -66,6 +71,7 @@ class Executor:
         self.upstream = upstream
         self._sessions = sessions
         self._recorder = recorder
+        self._lists = lists
         self._request_timeout_s = request_timeout_s
         self._max_answer_bytes = max_answer_bytes
         self._endless: set[Outbox] = set()
@@ -185,9 +191,15 @@ class Executor:
             visit.server = exchange.server
             if endless and exchange.outbox is not None:
                 self._endless.discard(exchange.outbox)
+        self._check_size(answer)
+        if exchange.call.method in LISTS:
+            answer = await self._lists.filter(exchange, visit.caller, answer)
+            self._check_size(answer)
+        return answer
+
+    def _check_size(self, answer: bytes) -> None:
         if len(answer) > self._max_answer_bytes:
             raise too_large("the answer", self._max_answer_bytes)
-        return answer
 
     async def _timed(self, visit: Visit, work: Any, *, endless: bool) -> Any:
         visit.upstream_from = time.perf_counter()

@@ -43,6 +43,12 @@ class BridgeMetrics:
             buckets=_BUCKETS_S,
             registry=registry,
         )
+        self.list_items = Counter(
+            "mcp_bridge_list_items_total",
+            "Items of lists, by what became of them: shown, hidden (policy) or unusable (no call could name them).",
+            ["result"],
+            registry=registry,
+        )
         self.streamed = Counter(
             "mcp_bridge_streamed_messages_total", "Messages streamed to clients before a response.", registry=registry
         )

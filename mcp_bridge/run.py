@@ -11,6 +11,7 @@ from mcp_bridge import transport_service, typed_service
 from mcp_bridge.assemble import build_upstream
 from mcp_bridge.exchange import Upstream
 from mcp_bridge.execute import Executor
+from mcp_bridge.listing import Lists, PolicyLists, Unfiltered, authz_channel
 from mcp_bridge.metrics import BridgeMetrics
 from mcp_bridge.recording import Recorder
 from mcp_bridge.sessions import Sessions
@@ -55,12 +56,17 @@ async def run(settings: BridgeSettings) -> None:
     registry = new_registry(PART)
     metrics = BridgeMetrics(registry)
     with serve_metrics(registry, settings.metrics_host, settings.metrics_port, PART) as metrics_address:
-        async with _upstream(build_upstream(settings, metrics)) as upstream, _sender(settings) as sender:
+        async with (
+            _upstream(build_upstream(settings, metrics)) as upstream,
+            _sender(settings) as sender,
+            _lists(settings, metrics) as lists,
+        ):
             sessions = Sessions(settings.max_sessions, settings.max_answer_bytes)
             executor = Executor(
                 upstream,
                 sessions,
                 Recorder(sender.offer, metrics, settings.max_argument_bytes),
+                lists,
                 request_timeout_s=settings.request_timeout_s,
                 max_answer_bytes=settings.max_answer_bytes,
             )
@@ -113,6 +119,24 @@ async def _sender(settings: BridgeSettings) -> AsyncIterator[AlsSender]:
         finally:
             if lost := await sender.close(sending, timeout_s=_FLUSH_S):
                 logs.event(logger, logging.WARNING, "records_lost", records=lost)
+
+
+@asynccontextmanager
+async def _lists(settings: BridgeSettings, metrics: BridgeMetrics) -> AsyncIterator[Lists]:
+    """The way to policy."""
+    if settings.list_filter == "off":
+        logs.event(
+            logger, logging.WARNING, "lists_not_filtered", setting="list_filter", effect="every caller sees every name"
+        )
+        yield Unfiltered()
+        return
+    default = f"unix:{lifecycle.socket_path(settings.run_dir, 'authz').absolute()}"
+    async with authz_channel(settings.authz_address or default) as channel:
+        yield PolicyLists(
+            channel,
+            timeout_s=settings.authz_timeout_s,
+            count=lambda result, items: metrics.list_items.labels(result).inc(items),
+        )
 
 
 async def _reap(executor: Executor, idle_s: float) -> None:

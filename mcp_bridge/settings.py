@@ -1,7 +1,7 @@
 """Settings of mcp_bridge: which MCP servers it serves, and its limits."""
 
 import json
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -44,6 +44,11 @@ def _from_json(value: Any) -> Any:
         raise ValueError('expected JSON like {"time": {"command": ["mcp-server-time"]}}') from None
 
 
+def _off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
 class BridgeSettings(CommonSettings):
     """Section `bridge`, variables `MCP_BRIDGE_…`; `MCP_BRIDGE_UPSTREAMS` holds the same mapping as JSON."""
 
@@ -62,6 +67,14 @@ class BridgeSettings(CommonSettings):
     """Largest message from a client."""
     max_answer_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     """Largest message from an upstream, and all that is held for one slow reader."""
+
+    list_filter: Annotated[Literal["policy", "off"], BeforeValidator(_off)] = "policy"
+    """`policy`: lists of tools, prompts and resources show what their caller may use. `off`: they show all that the
+    MCP servers offer; calls are refused all the same."""
+    authz_address: str = ""
+    """gRPC address of authz_service, which judges lists; empty means `unix:<run_dir>/authz.sock`."""
+    authz_timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """How long it may take to judge a list, or 500 items of a longer one; then the list is refused."""
 
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     """How long an upstream may take to answer; `subscriptions/listen` may take for ever."""

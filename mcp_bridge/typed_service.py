@@ -18,6 +18,7 @@ from mcp_bridge import typed_json, wire
 from mcp_bridge.errors import HopError
 from mcp_bridge.exchange import Exchange
 from mcp_bridge.execute import Executor
+from mcp_bridge.listing import HIDDEN
 from secure_mcp_grpc import headers
 from secure_mcp_grpc.calls import Malformed, McpCall
 from secure_mcp_grpc.typed_calls import read_typed_call, struct_to_dict
@@ -103,6 +104,7 @@ class TypedService:
             pages.append(page)
             cursor = page.get("nextCursor")
             if cursor is None:
+                _gather_hidden(pages)
                 return pages, server
         raise HopError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the list has more than {_MAX_PAGES} pages")
 
@@ -150,6 +152,13 @@ def _params(call: McpCall, cursor: str | None) -> dict[str, Any]:
     if call.name:
         return {"name": call.name, "arguments": dict(call.arguments)}
     return {"cursor": cursor} if cursor is not None else {}
+
+
+def _gather_hidden(pages: list[Any]) -> None:
+    """The response has one `_meta`, the first page's: reasons of all pages go there."""
+    told = [one for page in pages for one in (page.get("_meta") or {}).get(HIDDEN, ())]
+    if told:
+        pages[0]["_meta"] = (pages[0].get("_meta") or {}) | {HIDDEN: told}
 
 
 def _decode(answer: bytes) -> Any:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw
 
 __all__ = [
+    "EXPLAIN",
     "INTERNAL_ERROR",
     "INVALID_PARAMS",
     "INVALID_REQUEST",
@@ -42,6 +43,8 @@ INTERNAL_ERROR: Final = -32603
 
 PROGRESS_TOKEN: Final = "progressToken"  # noqa: S105 - a key of the protocol
 SUBSCRIPTION_ID: Final = "io.modelcontextprotocol/subscriptionId"
+EXPLAIN: Final = "secure-mcp-grpc/explain"
+"""Key in `params._meta` of a list request: `true` asks why what is hidden is hidden."""
 _ABSENT = Raw(b"")
 
 
@@ -65,12 +68,17 @@ class Meta(msgspec.Struct, frozen=True, gc=False):
     progress_token: Raw = msgspec.field(name=PROGRESS_TOKEN, default=_ABSENT)
     subscription_id: Raw = msgspec.field(name=SUBSCRIPTION_ID, default=_ABSENT)
     protocol_version: Raw = msgspec.field(name="io.modelcontextprotocol/protocolVersion", default=_ABSENT)
+    explain: Raw = msgspec.field(name=EXPLAIN, default=_ABSENT)
     log_level: Raw = msgspec.field(name="io.modelcontextprotocol/logLevel", default=_ABSENT)
 
     @property
     def is_modern(self) -> bool:
         """2026-07-28, "Per-request protocol fields": the version in `_meta` is what makes a request stateless."""
         return bool(bytes(self.protocol_version))
+
+    @property
+    def wants_explanation(self) -> bool:
+        return bytes(self.explain) == b"true"
 
 
 class _Params(msgspec.Struct, frozen=True, gc=False):

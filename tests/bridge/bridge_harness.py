@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from mcp_bridge.client import grpc_transport
 from mcp_bridge.exchange import Upstream
 from mcp_bridge.execute import Executor
+from mcp_bridge.listing import Lists, Unfiltered
 from mcp_bridge.metrics import BridgeMetrics
 from mcp_bridge.recording import Recorder
 from mcp_bridge.run import new_server
@@ -53,7 +54,11 @@ class Bridge:
 
 @contextlib.asynccontextmanager
 async def serving(
-    upstream: Upstream, *, request_timeout_s: float = 20.0, max_answer_bytes: int = 4 * 1024 * 1024
+    upstream: Upstream,
+    *,
+    request_timeout_s: float = 20.0,
+    max_answer_bytes: int = 4 * 1024 * 1024,
+    lists: Lists | None = None,
 ) -> AsyncIterator[Bridge]:
     records: list[InteractionRecord] = []
 
@@ -66,6 +71,7 @@ async def serving(
         upstream,
         Sessions(100, max_answer_bytes),
         recorder,
+        lists or Unfiltered(),
         request_timeout_s=request_timeout_s,
         max_answer_bytes=max_answer_bytes,
     )
