@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from authz_service.assemble import assemble
 from authz_service.journal import Journal
 from authz_service.metrics import Metrics
-from authz_service.policy_file import PolicyError
+from authz_service.policy import PolicyError
 from authz_service.reload import PolicyFiles, PolicyWatcher
 from authz_service.server import PartHealth, new_server
 from authz_service.service import PolicyDesk, keep_journal, keep_pruned, policy_record, watch_health
@@ -61,7 +61,7 @@ async def run(settings: AuthzSettings) -> None:
     health = PartHealth()
 
     with serve_metrics(registry, settings.metrics_host, settings.metrics_port, PART) as metrics_address:
-        server = new_server(service.routes, health, socket)
+        server = new_server(settings.server, service.routes, health, socket)
         try:
             async with asyncio.TaskGroup() as jobs:  # a job that fails is a bug: the service ends and is restarted
                 running = [
@@ -79,13 +79,13 @@ async def run(settings: AuthzSettings) -> None:
                 await stop.wait()
                 lifecycle.withdraw(settings.run_dir, PART)
                 await health.stopping()
-                await server.stop(grace=_DRAIN_S)
+                await server.stop(_DRAIN_S)
                 for job in running:
                     job.cancel()
                 await shipper.close(shipping, timeout_s=_FLUSH_S)
         finally:
             lifecycle.withdraw(settings.run_dir, PART)
-            await server.stop(grace=None)
+            await server.stop(0)
             socket.unlink(missing_ok=True)
             await closing.aclose()
             await journal.close()

@@ -5,14 +5,14 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from secure_mcp_grpc.settings import CommonSettings
+from authz_service.server import ServerSettings
 
 __all__ = ["AuthzSettings"]
 
 _HERE = Path(__file__).parent
 
 
-class AuthzSettings(CommonSettings):
+class AuthzSettings(ServerSettings):
     """Section `authz` of the file, environment variables `MCP_AUTHZ_*`."""
 
     section: ClassVar[str] = "authz"

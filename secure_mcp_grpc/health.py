@@ -1,6 +1,7 @@
 """grpc.health.v1 of a part, on its Unix socket or beside its own services."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,21 +18,55 @@ class Health:
     """
 
     def __init__(self) -> None:
+        self._statuses: dict[str, int] = {"": health_pb2.HealthCheckResponse.NOT_SERVING}
+        self._changed = asyncio.Event()
+        self._stopping = False
         self._servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing from the stubs
         # grpcio's servicer says SERVING from the start, before anything could be served.
         self._servicer._server_status[""] = health_pb2.HealthCheckResponse.NOT_SERVING
+
+    def status(self, service: str) -> int | None:
+        """ServingStatus of `service`; None for one that nothing is known of."""
+        return self._statuses.get(service)
+
+    async def watch(self, service: str) -> AsyncIterator[int | None]:
+        """`status` now, and whenever it changes, until the part stops."""
+        told: int | None = -1
+        while True:
+            changed = self._changed
+            status = self.status(service)
+            if status != told:
+                told = status
+                yield status
+            elif self._stopping:
+                return
+            else:
+                await changed.wait()
+
+    async def set_status(self, service: str, status: int) -> None:
+        """`status` for `service`, unless the part is stopping."""
+        if not self._stopping:
+            self._tell({service: status})
+            await self._servicer.set(service, status)
+
+    def _tell(self, statuses: Mapping[str, int]) -> None:
+        self._statuses |= statuses
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def serving(self) -> None:
-        await self._servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self.set_status("", health_pb2.HealthCheckResponse.SERVING)
 
     async def not_serving(self) -> None:
-        await self._servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.set_status("", health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stopping(self) -> None:
         """NOT_SERVING from now on, whatever is set later."""
+        self._stopping = True
+        self._tell(dict.fromkeys(self._statuses, health_pb2.HealthCheckResponse.NOT_SERVING))
         await self._servicer.enter_graceful_shutdown()
 
 

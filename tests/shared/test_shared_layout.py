@@ -17,6 +17,7 @@ SHARED = {
             "errors",
             "headers",
             "health",
+            "http2",
             "lifecycle",
             "logs",
             "metrics",
