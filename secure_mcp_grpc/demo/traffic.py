@@ -49,7 +49,7 @@ async def send_traffic(address: str, certs: Path, repository: Path, *, burst: in
     """
     log = TrafficLog()
     async with _client(log, address, certs / "model-a") as client:
-        await _list(log, "model-a", client)
+        await _list(log, "model-a", client, shows="git_commit", hides="git_checkout")
         await _call(log, "model-a", client, "get_current_time", {"timezone": "UTC"}, "allowed")
         arguments = {"source_timezone": "UTC", "time": "12:00", "target_timezone": "Asia/Tokyo"}
         await _call(log, "model-a", client, "convert_time", arguments, "allowed")
@@ -58,13 +58,13 @@ async def send_traffic(address: str, certs: Path, repository: Path, *, burst: in
         await _call(log, "model-a", client, "git_add", {**repo, "files": ["note.txt"]}, "allowed")
         await _call(log, "model-a", client, "git_commit", {**repo, "message": "Add a note"}, "allowed")
     async with _client(log, address, certs / "model-b") as client:
-        await _list(log, "model-b", client)
+        await _list(log, "model-b", client, shows="git_log", hides="git_commit")
         await _call(log, "model-b", client, "git_log", {**repo, "max_count": 1}, "allowed")
         await _call(log, "model-b", client, "git_commit", {**repo, "message": "Not allowed"}, "denied")
         await _call(log, "model-b", client, "git_checkout", {**repo, "branch_name": "main"}, "denied")
         await _call(log, "model-b", client, "get_current_time", {"timezone": "UTC"}, "denied")
     async with _client(log, address, certs / "model-c") as client:
-        await _list(log, "model-c", client)
+        await _list(log, "model-c", client, shows="get_current_time", hides="git_log")
         await _burst(log, "model-c", client, burst, allowed_burst)
     await _handshake(log, "no certificate", address, certs / "model-a" / "ca.crt", None)
     await _handshake(log, "certificate of another CA", address, certs / "model-a" / "ca.crt", certs / "stranger")
@@ -85,10 +85,12 @@ async def _client(log: TrafficLog, address: str, identity: Path) -> AsyncIterato
         yield client
 
 
-async def _list(log: TrafficLog, who: str, client: "Client") -> None:
+async def _list(log: TrafficLog, who: str, client: "Client", *, shows: str, hides: str) -> None:
+    """A list shows what its caller may use: `shows` is a tool that it must hold, `hides` one that it must not."""
     tools = [tool.name for tool in (await client.list_tools()).tools]
-    good = {"get_current_time", "git_log"} <= set(tools)
-    log.steps.append(Step(who, "tools/list", "allowed", {"allowed": 1}, good, f"{len(tools)} tools of both servers"))
+    good = shows in tools and hides not in tools
+    detail = f"{len(tools)} tools that {who} may use: {', '.join(tools)}"
+    log.steps.append(Step(who, "tools/list", "allowed", {"allowed": 1}, good, detail))
 
 
 async def _call(

@@ -362,16 +362,15 @@ async def test_bridge_process_asks_authz_beside_it(tmp_path: Path) -> None:
         upstreams = {"u": {"command": [sys.executable, "-S", str(HERE / "unruly_server.py"), "spare", "other"]}}
         await policy.start(f"unix:{run_dir}/authz.sock")
         async with (
-            running(run_dir, upstreams) as (_, announced),
+            running(run_dir, upstreams, list_filter="policy") as (_, announced),
             Bridge(announced["endpoints"]["grpc"], None, None).channel() as channel,
         ):
             assert names_of(await send(channel, "Call", request("tools/list"))) == ["spare"]
         await policy.stop()
 
 
-async def test_bridge_that_does_not_filter_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bridge_that_does_not_filter_says_so() -> None:
     """Ours: no list is unfiltered in silence."""
-    monkeypatch.setenv("MCP_BRIDGE_LIST_FILTER", "off")
     with tempfile.TemporaryDirectory() as directory:
         upstreams = {"u": {"command": [sys.executable, "-S", str(HERE / "unruly_server.py"), "spare", "other"]}}
         async with running(Path(directory), upstreams) as (process, announced):

@@ -27,11 +27,15 @@ from secure_mcp_grpc.records import InteractionRecord
 
 
 @contextlib.asynccontextmanager
-async def running(run_dir: Path, upstreams: dict[str, Any]) -> AsyncIterator[tuple[asyncio.subprocess.Process, Any]]:
+async def running(
+    run_dir: Path, upstreams: dict[str, Any], *, list_filter: str = "off"
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, Any]]:
+    """A bridge that nothing stands around: without authz_service it can filter no lists."""
     environment = {
         **os.environ,
         "MCP_RUN_DIR": str(run_dir),
         "MCP_BRIDGE_METRICS_PORT": "0",
+        "MCP_BRIDGE_LIST_FILTER": list_filter,
         "MCP_BRIDGE_UPSTREAMS": json.dumps(upstreams),
         "MCP_LOG_FORMAT": "json",
     }
