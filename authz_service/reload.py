@@ -13,8 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from authz_service.policy import Policy, load_policy
-from authz_service.policy_file import PolicyError
+from authz_service.policy import Policy, PolicyError, load_policy
 from secure_mcp_grpc import logs
 
 __all__ = ["PolicyFiles", "PolicyWatcher"]

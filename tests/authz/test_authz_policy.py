@@ -8,8 +8,7 @@ from authz_requests import MODEL, POLICY, policy_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz_service.policy import load_policy, wildcard
-from authz_service.policy_file import PolicyError
+from authz_service.policy import PolicyError, load_policy, wildcard
 
 
 def test_empty_policy_denies() -> None:
@@ -92,31 +91,31 @@ def test_version_depends_on_model_and_policy() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b"p, a, b\n", "line 1: a rule is"),
-        (b"# x\n\np, a, tools/call, x, maybe", "line 3: the last field is allow or deny, not 'maybe'"),
-        (b"p, a, tools/call, x, Allow", "line 1: the last field"),
-        (b"p, a, tools/call, x, allow, more", "line 1: a rule is"),
-        (b"p, , tools/call, x, allow", "line 1: the subject is empty"),
-        (b"p, a, , x, allow", "line 1: the method is empty"),
-        (b"p, *, tools/call, x, allow", "line 1: a subject is one"),
-        (b"p, group:a, tools/call, x, allow", "line 1: a subject is an identity or role"),
-        (b"g, a, reader", "line 1: roles are named role:something, not 'reader'"),
-        (b"g, a, role:", "line 1: roles are named"),
-        (b"g, a, role:x, extra", "line 1: a grouping is"),
-        (b"p2, a, b, c, allow", "line 1: a line starts with p or g"),
-        (b"p, a, \xff\xfe, x, allow", "line 1: the text is not UTF-8"),
-        (b'p, a, b, "x, allow', "line 1: the quotes do not match"),
-        (b"p, a, b, x\x00y, allow", "line 1: control characters"),
+        (b"p, a, b\n", ":1: a rule is"),
+        (b"# x\n\np, a, tools/call, x, maybe", ":3: the effect is allow or deny, not 'maybe'"),
+        (b"p, a, tools/call, x, Allow", ":1: the effect"),
+        (b"p, a, tools/call, x, allow, more", ":1: 'more' is neither true nor false"),
+        (b"p, , tools/call, x, allow", ":1: the subject is empty"),
+        (b"p, a, , x, allow", ":1: the method is empty"),
+        (b"p, *, tools/call, x, allow", ":1: a subject is one"),
+        (b"p, group:a, tools/call, x, allow", ":1: a subject is an identity"),
+        (b"g, a, reader", ":1: roles are named role:something, not 'reader'"),
+        (b"g, a, role:", ":1: roles are named"),
+        (b"g, a, role:x, extra", ":1: a grouping is"),
+        (b"p2, a, b, c, allow", ":1: a line starts with p or g"),
+        (b"p, a, \xff\xfe, x, allow", ":1: the text is not UTF-8"),
+        (b'p, a, b, "x, allow', ":1: the quotes do not match"),
+        (b"p, a, b, x\x00y, allow", ":1: control characters"),
         (
             b"g, role:a, role:b\ng, role:b, role:c\ng, role:c, role:a\ng, x, role:a",
-            "line 1: role:a would contain itself",
+            ":1: role:a would contain itself",
         ),
-        (b"g, role:a, role:a", "line 1: role:a would contain itself"),
+        (b"g, role:a, role:a", ":1: role:a would contain itself"),
     ],
 )
 def test_bad_line_refuses_the_file_and_is_named(text: bytes, says: str) -> None:
-    """Ours: "policy.csv line N: …"."""
-    with pytest.raises(PolicyError, match=r"^policy\.csv line \d+: ") as caught:
+    """Ours: "policy.csv:N: …"."""
+    with pytest.raises(PolicyError, match=r"^policy\.csv:\d+: ") as caught:
         policy_of(text)
 
     assert says in str(caught.value)

@@ -108,7 +108,7 @@ async def test_broken_file_changes_nothing_and_is_reported_once(watched: Watched
     watched.policy.write_bytes(OLD + b"p, a, tools/call, x, maybe\n")
     await watched.look(5)
 
-    assert watched.refused == ["policy.csv line 2: the last field is allow or deny, not 'maybe'"]
+    assert watched.refused == ["policy.csv:2: the effect is allow or deny, not 'maybe'"]
     assert watched.watcher.problem == watched.refused[0]
     assert not watched.loaded
 

@@ -125,9 +125,9 @@ async def test_policy_edit_is_in_force_within_two_seconds_and_a_broken_one_never
         assert await health(service.socket) == "SERVING"
     _, log = service.end()
 
-    assert b"policy.csv line 1: a rule is" in log
+    assert b"policy.csv:1: a rule is" in log
     refused = [entry for entry in records(service.directory / "journal") if entry["reason"] == "refused"]
-    assert refused[0]["rule"].startswith("policy.csv line 1")
+    assert refused[0]["rule"].startswith("policy.csv:1")
 
 
 async def test_killed_service_comes_back_to_the_same_clients(service: Process) -> None:

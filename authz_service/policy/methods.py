@@ -1,0 +1,48 @@
+"""The methods that a client can send, and so the only ones that a rule can speak about."""
+
+from typing import Final
+
+from secure_mcp_grpc.calls import END_SESSION, LISTEN, REPLY
+
+__all__ = ["METHODS", "WITH_ARGUMENTS"]
+
+_BOTH_ERAS: Final = frozenset(
+    {
+        "completion/complete",
+        "prompts/get",
+        "prompts/list",
+        "resources/list",
+        "resources/read",
+        "resources/templates/list",
+        "tools/call",
+        "tools/list",
+    }
+)
+_STATELESS: Final = frozenset({"notifications/cancelled", "server/discover", "subscriptions/listen"})
+"""MCP 2026-07-28: client requests and notifications."""
+_HANDSHAKE: Final = frozenset(
+    {
+        "initialize",
+        "logging/setLevel",
+        "notifications/cancelled",
+        "notifications/initialized",
+        "notifications/progress",
+        "notifications/roots/list_changed",
+        "notifications/tasks/status",
+        "ping",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "tasks/cancel",
+        "tasks/get",
+        "tasks/list",
+        "tasks/result",
+    }
+)
+"""MCP 2024-11-05 to 2025-11-25: client requests and notifications."""
+_OURS: Final = frozenset({LISTEN, REPLY, END_SESSION, "grpc:explain"})
+"""Calls that carry no MCP method, and the right to hear why something is hidden."""
+
+METHODS: Final = _BOTH_ERAS | _STATELESS | _HANDSHAKE | _OURS
+
+WITH_ARGUMENTS: Final = frozenset({"tools/call", "prompts/get"})
+"""Those with `params.arguments`, which conditions speak about."""
