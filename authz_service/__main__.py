@@ -5,6 +5,10 @@ import time
 from contextlib import AsyncExitStack
 
 from authz_service.assemble import assemble
+from authz_service.audit.anchoring import ANCHORS_FILE, Anchoring, AnchorsFile
+from authz_service.audit.keys import read_anchor_key, read_seal
+from authz_service.audit.metrics import AuditMetrics
+from authz_service.audit.seals import PLAIN
 from authz_service.journal import Journal
 from authz_service.metrics import Metrics
 from authz_service.policy import PolicyError
@@ -36,7 +40,14 @@ async def run(settings: AuthzSettings) -> None:
         policy = files.load(contents)
     except PolicyError as error:
         raise UserError(f"{error}; mend it, or name other files with policy_file and model_file") from None
-    journal = Journal(settings.journal_dir, settings.node_id, rotate_bytes=settings.journal_rotate_bytes)
+    seal = read_seal(settings.journal_key_file) if settings.journal_key_file else PLAIN
+    journal = Journal(settings.journal_dir, settings.node_id, rotate_bytes=settings.journal_rotate_bytes, seal=seal)
+    anchoring = Anchoring(
+        journal,
+        read_anchor_key(settings.anchor_key_file or settings.journal_dir / "anchor.key"),
+        AnchorsFile(settings.journal_dir / ANCHORS_FILE),
+        AuditMetrics(registry),
+    )
     channel = als.sink_channel(settings.sink_address or f"unix:{settings.run_dir.absolute() / 'sink.sock'}")
     shipper = Shipper(
         settings.journal_dir,
@@ -67,6 +78,7 @@ async def run(settings: AuthzSettings) -> None:
                 running = [
                     jobs.create_task(watcher.run()),
                     jobs.create_task(keep_journal(journal, settings.journal_fsync_s)),
+                    jobs.create_task(anchoring.run(settings.anchor_interval_s)),
                     jobs.create_task(keep_pruned(journal, shipper, settings.journal_keep_bytes)),
                     jobs.create_task(watch_health(journal, components, health)),
                     *map(jobs.create_task, service.jobs),
@@ -82,6 +94,7 @@ async def run(settings: AuthzSettings) -> None:
                 await server.stop(_DRAIN_S)
                 for job in running:
                     job.cancel()
+                await anchoring.close()
                 await shipper.close(shipping, timeout_s=_FLUSH_S)
         finally:
             lifecycle.withdraw(settings.run_dir, PART)

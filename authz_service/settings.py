@@ -5,14 +5,19 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from authz_service.audit.settings import JournalSettings
+from authz_service.quotas.settings import QuotaSettings
+from authz_service.redis_settings import RedisSettings
+from authz_service.revocations.settings import RevocationSettings
 from authz_service.server import ServerSettings
+from authz_service.tokens.settings import TokenSettings
 
 __all__ = ["AuthzSettings"]
 
 _HERE = Path(__file__).parent
 
 
-class AuthzSettings(ServerSettings):
+class AuthzSettings(ServerSettings, JournalSettings, QuotaSettings, RevocationSettings, RedisSettings, TokenSettings):
     """Section `authz` of the file, environment variables `MCP_AUTHZ_*`."""
 
     section: ClassVar[str] = "authz"
@@ -32,22 +37,10 @@ class AuthzSettings(ServerSettings):
     policy_poll_s: Annotated[float, Field(gt=0, le=0.5)] = 0.25
     """How often both files are looked at. A change is in force after two looks that agree."""
 
-    journal_dir: Path = Path("journal")
-    """Private directory (0700) of the decision journal and of the shipper's cursor."""
-
-    journal_fsync_s: Annotated[float, Field(ge=0.01, le=60)] = 1.0
-    """Longest time that a written record waits to be forced to the disk."""
-
-    journal_rotate_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
-    """A journal file is closed before it grows beyond this."""
-
-    journal_keep_bytes: Annotated[int, Field(ge=4096)] = 1024 * 1024 * 1024
-    """Shipped journal files are removed, oldest first, while all files together are larger than this."""
-
     sink_address: str = ""
     """gRPC address of the access log server; empty means `unix:<run_dir>/sink.sock`."""
 
-    ship_batch: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    ship_batch: Annotated[int, Field(ge=1, le=50_000)] = 10_000
     """Most records in one acknowledged batch to the sink."""
 
     ship_delay_s: Annotated[float, Field(ge=0, le=5)] = 0.5

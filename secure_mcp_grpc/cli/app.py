@@ -5,7 +5,7 @@ Each command imports what it needs when it runs, so that --help is quick and ext
 
 import typer
 
-from secure_mcp_grpc.cli import certs, client, envoy, health, run
+from secure_mcp_grpc.cli import audit, certs, client, envoy, health, revoke, run
 
 app = typer.Typer(
     name="secure-mcp-grpc",
@@ -20,3 +20,5 @@ app.command("list")(client.list_tools)
 app.command("call")(client.call_tool)
 app.add_typer(certs.app, name="certs")
 app.add_typer(envoy.app, name="envoy")
+app.add_typer(audit.app, name="audit")
+revoke.add_to(app)

@@ -1,0 +1,1 @@
+"""The audit: sealed records, signed anchors, and the proof that nothing was changed."""
