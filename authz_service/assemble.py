@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -19,9 +19,12 @@ from authz_service.settings import AuthzSettings
 from authz_service.steps.identity import IdentityStep
 from authz_service.steps.message import MessageStep
 from authz_service.steps.policy import PolicyStep
-from secure_mcp_grpc.authenticators import Authenticator
+from authz_service.tokens.build import build_authenticators
 
 __all__ = ["Service", "assemble"]
+
+_WAIT_SHARE: Final = 0.8
+"""Of the time for a decision, what waiting for an issuer may take: the refusal should still name it."""
 
 Handler = Callable[[bytes], bytes | Awaitable[bytes]]
 
@@ -50,10 +53,13 @@ def assemble(
     """The service around `policy` and `journal`; what must be closed at the end goes onto `closing`."""
     jobs: list[Coroutine[Any, Any, None]] = []
     components: dict[str, Callable[[], bool]] = {}
-    authenticators: Sequence[Authenticator] = ()
+    tokens = build_authenticators(settings, registry, wait_s=settings.decision_timeout_s * _WAIT_SHARE)
+    closing.push_async_callback(tokens.close)
+    jobs += tokens.jobs
+    components |= tokens.components
     certificates = IdentityReader(settings.trust_domains, settings.certificate_cache)
     built_in: dict[str, Sequence[Step]] = {
-        "identity": (IdentityStep("mtls", certificates, authenticators), MessageStep(settings.max_body_bytes)),
+        "identity": (IdentityStep(settings.auth_type, certificates, tokens.authenticators), MessageStep(settings.max_body_bytes)),
         "policy": (PolicyStep(),),
     }
     pipeline = Pipeline(arrange(settings.steps, built_in), timeout_s=settings.decision_timeout_s)

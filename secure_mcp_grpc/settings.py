@@ -6,6 +6,7 @@ malformed with one line that names the variable or key, the value and what was
 expected. Nothing is read at import.
 """
 
+import json
 import os
 import types
 import typing
@@ -156,12 +157,27 @@ def _env_name(cls: type[Settings], name: str, info: FieldInfo) -> str:
 
 
 def _split(text: str, info: FieldInfo) -> Any:
-    """A variable's text, split at commas when its field is a list; the empty text is the empty list."""
+    """A variable's text, split at commas when its field is a list; the empty text is the empty list.
+
+    A list of objects may be written as a JSON array, and a mapping is written as a JSON object.
+    """
     annotation = info.annotation
     arms = typing.get_args(annotation) if typing.get_origin(annotation) in (types.UnionType, typing.Union) else ()
+    if _holds_objects(annotation) and text.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text  # not of its form, and refused as such
     if any(typing.get_origin(arm) in (list, tuple, frozenset) for arm in (annotation, *arms)):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
+
+
+def _holds_objects(annotation: Any) -> bool:
+    """Whether it is a mapping, or a list of objects."""
+    if typing.get_origin(annotation) is dict:
+        return True
+    return any(isinstance(item, type) and issubclass(item, BaseModel) for item in typing.get_args(annotation))
 
 
 def _refuse_unknown_variables(cls: type[Settings], environ: Mapping[str, str], known: frozenset[str]) -> None:
@@ -176,10 +192,13 @@ def _refuse_unknown_variables(cls: type[Settings], environ: Mapping[str, str], k
 def _explain(error: ValidationError, source: Mapping[str, str], names: Mapping[str, str]) -> str:
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else ""
-    where = source.get(field) or names.get(field) or field
+    inside = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:])
+    where = f"{source.get(field) or names.get(field) or field}{inside}"
     if first["type"] == "extra_forbidden":
-        return f"unknown setting {where}; known are {', '.join(sorted(names))}"
+        return f"unknown setting {where}" + ("" if inside else f"; known are {', '.join(sorted(names))}")
     if first["type"] == "missing":
-        return f"{names.get(field, field)} is not set; {first['msg'].lower()}"
-    shown = "" if "password" in field or "secret" in field else f" ({first['input']!r})"
-    return f"{where}{shown}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        return f"{where if inside else names.get(field, field)} is not set; {first['msg'].lower()}"
+    secret = "password" in field or "secret" in field or isinstance(first["input"], dict | list | tuple)
+    shown = "" if secret else f" ({first['input']!r})"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}{shown}: {message[:1].lower()}{message[1:]}"

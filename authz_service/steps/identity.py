@@ -1,17 +1,15 @@
 """Step: who calls. The workload from its certificate, the user or agent from a token, as `auth_type` demands."""
 
 from collections.abc import Awaitable, Sequence
-from typing import Final, Literal
+from typing import Final
 
 from authz_service.case import Case
 from authz_service.identity import Identity, IdentityReader
 from authz_service.verdict import FAULT, Code, Deny
 from secure_mcp_grpc.authenticators import Authenticator, Outcome, Presented, Principal, Refusal
+from secure_mcp_grpc.settings import AuthType
 
-__all__ = ["ANONYMOUS", "AuthType", "IdentityStep"]
-
-AuthType = Literal["mtls", "mtls+jwt", "jwt", "oauth2", "none"]
-"""What a client must show; see docs/settings.md."""
+__all__ = ["ANONYMOUS", "IdentityStep"]
 
 ANONYMOUS: Final = Identity("anonymous", "", "", "", float("inf"))
 """Everybody, under `none`: for development only."""
