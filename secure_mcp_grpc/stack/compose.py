@@ -110,7 +110,11 @@ def _effective(
     """`document` with this machine's paths where it names none."""
     server = home.certs / "sidecar"
     defaults: dict[str, dict[str, Any]] = {
-        "authz": {"policy_file": str(home.policy), "journal_dir": str(home.root / "journal")},
+        "authz": {
+            "policy_file": str(home.policy),
+            "journal_dir": str(home.root / "journal"),
+            "revocations_file": str(home.root / "revocations.json"),
+        },
         "server": {
             "cert_path": str(server / "tls.crt"),
             "key_path": str(server / "tls.key"),
