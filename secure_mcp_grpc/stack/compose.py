@@ -22,7 +22,7 @@ from secure_mcp_grpc.stack.home import Home
 from secure_mcp_grpc.stack.part import PartSpec
 from secure_mcp_grpc.stack.probes import envoy_ready, part_ready
 
-__all__ = ["OPTIONAL", "compose"]
+__all__ = ["GRPC_TUNING", "OPTIONAL", "compose"]
 
 OPTIONAL = ("store", "sink", "dashboard")
 """Parts that a sidecar can do without, or that run elsewhere."""
@@ -44,7 +44,7 @@ _MODULES = {
 
 # gRPC's event engine hands each event from thread to thread; its older poller does not. Measured on two cores, a unary
 # call on a Unix socket takes about a fifth less of the server's CPU (docs/benchmarks.md).
-_GRPC_TUNING = {"GRPC_EXPERIMENTS": os.environ.get("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")}
+GRPC_TUNING = {"GRPC_EXPERIMENTS": os.environ.get("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")}
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ def compose(
     _require_files(home, sections)
     config = home.run_dir / "sidecar.yaml"
     write_by_rename(config, yaml.safe_dump(sections).encode(), mode=0o600)
-    env = {CONFIG_ENV: str(config), "MCP_RUN_DIR": str(home.run_dir), **_GRPC_TUNING}
+    env = {CONFIG_ENV: str(config), "MCP_RUN_DIR": str(home.run_dir), **GRPC_TUNING}
     if text_logs:
         env["MCP_LOG_FORMAT"] = "text"
     with contextlib.ExitStack() as stack:
