@@ -25,10 +25,11 @@ FILTER: Final = "/secure_mcp_grpc.v1.PolicyQuery/Filter"
 EXPLAIN: Final = "grpc:explain"
 """Method in policy: the right to hear why names of a list are hidden; its name is the list method."""
 
+_TEMPLATES: Final = "resources/templates/list"
 _USED_BY: Final = {
     "tools/list": "tools/call",
     "resources/list": "resources/read",
-    "resources/templates/list": "resources/read",
+    _TEMPLATES: "resources/read",
     "prompts/list": "prompts/get",
 }
 """List method → the method that uses what it lists."""
@@ -86,7 +87,8 @@ def judge_list(policy: Policy, request: pb.FilterRequest) -> pb.FilterResponse:
         raise ValueError("not a list that can be judged")
     names = list(request.names)
     subjects = _subjects(request)
-    columns = [_could(policy, subject, method, names, roles) for subject, roles in subjects]
+    could = policy.could_expand if request.method == _TEMPLATES else policy.could
+    columns = [could(subject, method, names, roles) for subject, roles in subjects]
     rows = list(zip(*columns, strict=True)) if columns else [(False,)] * len(names)
     if len(rows) != len(names):
         raise ValueError("the policy did not answer for each name")
@@ -111,10 +113,6 @@ def _subjects(request: pb.FilterRequest) -> Sequence[_Subject]:
     if request.user == request.subject:
         return (user,)
     return ((request.subject, ()), user) if request.user else ((request.subject, ()),)
-
-
-def _could(policy: Policy, subject: str, method: str, names: Sequence[str], roles: tuple[str, ...]) -> Sequence[bool]:
-    return [policy.judge(subject, method, name, {}, roles).allowed for name in names]
 
 
 def _may_explain(policy: Policy, list_method: str, subjects: Sequence[_Subject]) -> bool:
