@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -26,6 +26,9 @@ Handler = Callable[[bytes], bytes | Awaitable[bytes]]
 
 class ServerSettings(CommonSettings):
     """Which server Envoy and the bridge talk to."""
+
+    section: ClassVar[str] = "authz"
+    env_prefix: ClassVar[str] = "MCP_AUTHZ_"
 
     server: ServerKind = "http2"
     """`http2`, the project's own gRPC server for private sockets, or `grpc`, the reference: grpcio, which costs several
