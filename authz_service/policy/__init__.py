@@ -1,5 +1,6 @@
 """Casbin policy: read (`file`, `model`), checked (`lint`), and answered (`engine`)."""
 
+from authz_service.policy.catalog import Catalog, read_catalog
 from authz_service.policy.conditions import Condition, ConditionError, read_condition
 from authz_service.policy.engine import Policy, Ruling, Trace
 from authz_service.policy.file import Grouping, Rule, Rules, parse
@@ -10,6 +11,7 @@ from authz_service.policy.patterns import covers, overlap, wildcard
 from authz_service.policy.problems import PolicyError, Problem
 
 __all__ = [
+    "Catalog",
     "Checks",
     "Condition",
     "ConditionError",
@@ -26,6 +28,7 @@ __all__ = [
     "load_policy",
     "overlap",
     "parse",
+    "read_catalog",
     "read_condition",
     "read_model",
     "wildcard",

@@ -94,9 +94,10 @@ async def test_symlink_swap_of_a_configmap_is_loaded(tmp_path: Path) -> None:
 async def test_half_written_file_is_not_loaded(watched: Watched) -> None:
     """Ours: the first half may lack the rules that deny."""
     await watched.look(1)
-    watched.policy.write_bytes(NEW)
+    every = b"p, a, tools/call, *, allow\n"
+    watched.policy.write_bytes(every)
     await watched.look(1)
-    watched.policy.write_bytes(NEW + b"p, a, tools/call, new, deny\n")
+    watched.policy.write_bytes(every + b"p, a, tools/call, new, deny\n")
     await watched.look()
 
     assert len(watched.loaded) == 1
