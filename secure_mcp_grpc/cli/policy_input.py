@@ -1,0 +1,136 @@
+"""What the policy commands read: files, JSON arguments, role lists and moments. Every error is a `UserError`."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from secure_mcp_grpc.calls import Malformed, parse_json_object
+from secure_mcp_grpc.errors import UserError
+
+if TYPE_CHECKING:
+    from authz_service.policy import Problem
+    from authz_service.workbench.book import Book
+    from authz_service.workbench.expectations import Expectation
+
+__all__ = ["arguments", "expectations", "load", "moment", "policy_path", "problems", "read", "role_names"]
+
+_AGO: Final = re.compile(r"([0-9]{1,9})\s*([smhdw])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_ROLE: Final = "role:"
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def policy_path(policy: Path | None, home: Path | None) -> Path:
+    """The file named, or the sidecar's own."""
+    from secure_mcp_grpc.stack.home import Home
+
+    return policy or Home.locate(home).policy
+
+
+def model_path(model: Path | None) -> Path:
+    """The file named, or the model that the service has."""
+    if model is not None:
+        return model
+    with _engine():
+        import authz_service
+
+    return Path(authz_service.__file__ or "").parent / "model.conf"
+
+
+def load(policy: Path, model: Path | None) -> "Book":
+    """A policy as the service would load it, named in errors as it was named here."""
+    with _engine():
+        from authz_service.policy import PolicyError
+        from authz_service.workbench.book import Book
+
+    path = model_path(model)
+    try:
+        return Book(read(path), read(policy), model_name=str(path), policy_name=str(policy))
+    except PolicyError as error:
+        raise UserError(str(error)) from None
+
+
+def arguments(text: str) -> dict[str, Any]:
+    """`--args`, read as strictly as a call's."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--args is not JSON: {error}") from None
+    try:
+        return parse_json_object(text.encode("utf-8", "surrogatepass"))
+    except Malformed as error:
+        raise UserError(str(error).replace("params_json", "--args")) from None
+
+
+def role_names(text: str) -> tuple[str, ...]:
+    """`reader,writer` as policy names them: `role:reader`, `role:writer`."""
+    names = [name.strip() for name in text.split(",")]
+    roles = [name if name.startswith(_ROLE) else f"{_ROLE}{name}" for name in names if name]
+    if _ROLE in roles:
+        raise UserError("--roles has a role without a name")
+    return tuple(dict.fromkeys(roles))
+
+
+def expectations(path: Path) -> "tuple[Expectation, ...]":
+    """CSV where the name ends so, YAML otherwise."""
+    with _engine():
+        from authz_service.workbench.expectations import BadExpectations, read_csv, read_yaml
+
+    try:
+        text = read(path).decode()
+        return read_csv(text) if path.suffix.lower() == ".csv" else read_yaml(text)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: the text is not UTF-8") from None
+    except BadExpectations as error:
+        where = f"{path}:{error.line}" if error.line else str(path)
+        raise UserError(f"{where}: {error}") from None
+
+
+def moment(text: str, now: datetime, option: str) -> datetime:
+    """`24h` before `now`, or an RFC 3339 time; without a zone it is UTC."""
+    if found := _AGO.fullmatch(text.strip()):
+        try:
+            return now - timedelta(**{_UNITS[found[2]]: int(found[1])})
+        except OverflowError:
+            raise UserError(f"{option} {text}: that is before all time") from None
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UserError(
+            f"{option} {text}: expected a span like 30m, 24h or 7d, or a time like 2026-11-20T21:40:00Z"
+        ) from None
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def problems(policy: Path, model: Path | None, tools: Path | None, *, token_roles: bool) -> "Sequence[Problem]":
+    """All that the service would refuse or warn about."""
+    with _engine():
+        from authz_service.policy import Checks, PolicyError
+        from authz_service.policy.catalog import read_catalog
+        from authz_service.workbench.book import problems_of
+
+    path = model_path(model)
+    try:
+        catalog = read_catalog(read(tools), str(tools)) if tools is not None else None
+    except PolicyError as error:
+        raise UserError(str(error)) from None
+    checks = Checks(catalog=catalog, token_roles=token_roles)
+    return problems_of(read(path), read(policy), checks, model_name=str(path), policy_name=str(policy))
+
+
+@contextmanager
+def _engine() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is missing: pip install 'secure-mcp-grpc[sidecar]'") from None
