@@ -5,7 +5,7 @@ Each command imports what it needs when it runs, so that --help is quick and ext
 
 import typer
 
-from secure_mcp_grpc.cli import audit, certs, client, envoy, health, policy, revoke, run
+from secure_mcp_grpc.cli import audit, certs, client, envoy, health, policy, revoke, run, token
 
 app = typer.Typer(
     name="secure-mcp-grpc",
@@ -22,4 +22,5 @@ app.add_typer(certs.app, name="certs")
 app.add_typer(envoy.app, name="envoy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
+app.add_typer(token.app, name="token")
 revoke.add_to(app)
