@@ -13,6 +13,13 @@ numbers left out; out of order; a number that comes twice; a chain that does not
 an anchor; an anchor that does not hold; a seal that cannot be checked or is weaker than before; journal and store
 differ; a record that only the store has."""
 
+_BY_SOURCE: Final = ("records", "chains", "anchor_records", "anchors_met")
+COUNTS: Final = (
+    *(f"{source}_{what}" for source in ("journal", "store") for what in _BY_SOURCE),
+    *("anchors", "reconciled", "unshipped"),
+)
+"""What is counted."""
+
 _MAX_KEPT: Final = 1000
 
 
@@ -68,5 +75,5 @@ class Report:
             "findings_total": self.total,
             "findings": [asdict(finding) for finding in self.findings],
             "notices": self.notices,
-            "counts": dict(self.counts),
+            "counts": {name: self.counts[name] for name in COUNTS},
         }
