@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from authz_service import lists
 from authz_service.lists import ListMetrics, Lists
-from authz_service.policy import Policy, load_policy
+from authz_service.policy import Policy, parse, read_model
 from authz_service.settings import AuthzSettings
 from secure_mcp_grpc.v1 import policy_query_pb2 as pb
 
@@ -18,8 +18,9 @@ USER = "user:corp:ann"
 
 
 def policy_of(*lines: str) -> Policy:
-    text = "\n".join(lines).encode()
-    return load_policy(MODEL, text, model_name="model.conf", policy_name="policy.csv", cached=64)
+    """Any policy, also one that a check for rules without effect would refuse."""
+    rules = parse("\n".join(lines).encode(), "policy.csv")
+    return Policy(read_model(MODEL, "model.conf"), rules, "version", cached=64)
 
 
 class Desk:
