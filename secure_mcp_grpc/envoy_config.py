@@ -1,11 +1,6 @@
-"""Envoy's configuration, from settings: rendered from the YAML in `envoy/`, checked by Envoy's types and by Envoy.
-
-Placeholders (`${name}`) are filled in after the YAML is parsed, as whole
-values of their own type: no setting can change the structure around it.
-"""
+"""Envoy's configuration, from settings: rendered from the YAML in `envoy/`, checked by Envoy's types and by Envoy."""
 
 import copy
-import os
 import re
 import shutil
 import subprocess
@@ -19,9 +14,12 @@ import yaml
 
 from secure_mcp_grpc import headers
 from secure_mcp_grpc.envoy_admin import AdminError, drain, listener_address
+from secure_mcp_grpc.envoy_auth import auth_values, bucket
 from secure_mcp_grpc.envoy_settings import EgressPeer, EnvoySettings
+from secure_mcp_grpc.envoy_template import dump, fill, template
+from secure_mcp_grpc.envoy_trust import refresh_trust, render_secrets, secret_path, write_secrets
 from secure_mcp_grpc.errors import UserError
-from secure_mcp_grpc.lifecycle import socket_path, write_by_rename
+from secure_mcp_grpc.lifecycle import socket_path
 
 __all__ = [
     "AdminError",
@@ -32,13 +30,13 @@ __all__ = [
     "envoy_command",
     "find_envoy",
     "listener_address",
+    "refresh_trust",
     "render",
     "render_secrets",
     "validate",
     "write_secrets",
 ]
 
-_PLACEHOLDER = re.compile(r"\$\{([a-z_]+)\}")
 _CONNECTION_FAILED = """\
 (connection.transport_failure_reason != "" && !connection.transport_failure_reason.contains("system library"))
 || connection.termination_details.startsWith("rbac_access_denied")
@@ -54,45 +52,14 @@ def admin_socket(run_dir: Path) -> Path:
 
 def render(settings: EnvoySettings) -> str:
     """The bootstrap as YAML. It names files that `write_secrets` makes."""
-    parts = _template("parts.yaml")
+    parts = template("parts.yaml")
     values = _values(settings, parts)
-    document = _fill(_template("envoy.yaml"), values)
+    document = fill(template("envoy.yaml"), values)
     for index, peer in enumerate(settings.peers):
-        egress = _fill(_template("egress.yaml"), {**values, **_peer_values(settings, peer, index)})
+        egress = fill(template("egress.yaml"), {**values, **_peer_values(settings, peer, index)})
         document["static_resources"]["listeners"].append(egress["listener"])
         document["static_resources"]["clusters"].append(egress["cluster"])
-    return yaml.dump(document, Dumper=_Plain, sort_keys=False, width=120)
-
-
-def render_secrets(settings: EnvoySettings) -> dict[Path, str]:
-    """The files that Envoy's SDS reads, by path: names of certificate files, not their content."""
-    values = {
-        "certificate": str(settings.cert_path.absolute()),
-        "key": str(settings.key_path.absolute()),
-        "ca": str(settings.ca_path.absolute()),
-        "certificate_directory": str(settings.cert_path.absolute().parent),
-        "ca_directory": str(settings.ca_path.absolute().parent),
-    }
-    document = _fill(_template("secrets.yaml"), values)
-    return {
-        _secret_path(settings, name): yaml.dump(content, Dumper=_Plain, sort_keys=False)
-        for name, content in document.items()
-    }
-
-
-def write_secrets(settings: EnvoySettings) -> None:
-    """Write what `render_secrets` says; raises `UserError` for certificate files that cannot be read."""
-    for name, path in (
-        ("cert_path", settings.cert_path),
-        ("key_path", settings.key_path),
-        ("ca_path", settings.ca_path),
-    ):
-        if not os.access(path, os.R_OK):
-            what = "cannot be read" if path.exists() else "does not exist"
-            variable = settings.env_names()[name]
-            raise UserError(f"{path} {what}; set {variable}, or make it with: secure-mcp-grpc certs issue sidecar")
-    for path, content in render_secrets(settings).items():
-        write_by_rename(path, content.encode(), mode=0o600)
+    return dump(document)
 
 
 def validate(text: str) -> None:
@@ -141,7 +108,7 @@ def envoy_command(settings: EnvoySettings, config_path: Path) -> list[str]:
 def _ask_envoy(envoy: str, document: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="envoy-") as directory:
         path = Path(directory) / "envoy.yaml"
-        path.write_text(yaml.dump(_without_files(document, Path(directory)), Dumper=_Plain), encoding="utf-8")
+        path.write_text(dump(_without_files(document, Path(directory))), encoding="utf-8")
         command = (envoy, "--mode", "validate", "--disable-hot-restart", "--log-level", "warn", "-c", str(path))
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_VALIDATE_TIMEOUT_S, check=False
@@ -177,27 +144,23 @@ def _without_files(document: Any, directory: Path) -> Any:
 
 def _values(settings: EnvoySettings, parts: Mapping[str, Any]) -> dict[str, Any]:
     run_dir = settings.run_dir
-    return {
+    values = {
         "node_id": settings.node_id,
         "host": settings.host,
         "port": settings.port,
         "admin_socket": str(admin_socket(run_dir)),
         **{f"{part}_socket": str(socket_path(run_dir, part).absolute()) for part in ("authz", "bridge", "sink")},
-        "spiffe_ids": spiffe_id_regex(settings.trust_domains),
         "tls_params": parts["tls_params"],
-        "sds_identity": _fill(parts["sds"], {"path": str(_secret_path(settings, "identity"))}),
-        "sds_trust": _fill(parts["sds"], {"path": str(_secret_path(settings, "trust"))}),
-        "local_replies": _fill(
-            parts["local_replies"],
-            {"too_large": f"the message is too large: the limit is {settings.max_request_bytes} bytes"},
-        ),
+        "sds_identity": _sds(settings, "identity"),
+        "sds_clients": _sds(settings, "clients" if settings.federated else "trust"),
+        "client_cas": "clients" if settings.federated else "trust",
         "connection_failed": _CONNECTION_FAILED,
         "log_envoy_http": headers.LOG_ENVOY_HTTP,
         "log_envoy_tcp": headers.LOG_ENVOY_TCP,
         "server_header": headers.SERVER,
         "authz_namespace": headers.EXT_AUTHZ_NAMESPACE,
-        "client_bucket": _bucket(settings.per_client_per_second, settings.per_client_burst),
-        "tool_bucket": _bucket(settings.per_tool_per_second, settings.per_tool_burst),
+        "tool_bucket": bucket(settings.per_tool_per_second, settings.per_tool_burst),
+        "too_large": f"the message is too large: the limit is {settings.max_request_bytes} bytes",
         "max_call": _duration(settings.max_call_s),
         "max_stream": _duration(settings.max_stream_s),
         "max_connection": _duration(settings.max_connection_s),
@@ -205,6 +168,12 @@ def _values(settings: EnvoySettings, parts: Mapping[str, Any]) -> dict[str, Any]
         "authz_timeout": _duration(settings.authz_timeout_s),
         **{name: getattr(settings, name) for name in _PLAIN_LIMITS},
     }
+    values |= auth_values(settings, parts, values)
+    return {**values, "local_replies": fill(parts["local_replies"], values)}
+
+
+def _sds(settings: EnvoySettings, name: str) -> Any:
+    return fill(template("parts.yaml")["sds"], {"path": str(secret_path(settings, name))})
 
 
 _PLAIN_LIMITS = (
@@ -219,6 +188,7 @@ _PLAIN_LIMITS = (
 
 
 def _peer_values(settings: EnvoySettings, peer: EgressPeer, index: int) -> dict[str, Any]:
+    domain = settings.peer_trust_domain(peer)
     return {
         "name": f"egress_{index}",
         "local_port": peer.local_port,
@@ -227,56 +197,10 @@ def _peer_values(settings: EnvoySettings, peer: EgressPeer, index: int) -> dict[
         "discovery": "STATIC" if peer.host_is_address else "STRICT_DNS",
         "sni": None if peer.host_is_address else peer.host,
         "peer_spiffe_id": settings.peer_spiffe_id(peer),
+        "sds_peer_trust": _sds(settings, f"trust-{domain}" if domain in settings.federated else "trust"),
     }
-
-
-def spiffe_id_regex(trust_domains: list[str]) -> str:
-    """RE2 that a whole URI SAN must match (Envoy anchors it): a SPIFFE ID of a workload in one of `trust_domains`."""
-    domains = "|".join(re.escape(domain) for domain in trust_domains)
-    return rf"spiffe://(?:{domains})(?:/[A-Za-z0-9._-]+)+"
-
-
-def _bucket(per_second: int, burst: int) -> dict[str, Any]:
-    return {"max_tokens": burst, "tokens_per_fill": per_second, "fill_interval": "1s"}
 
 
 def _duration(seconds: float) -> str:
     """Protobuf's JSON form of a duration."""
     return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
-
-
-def _secret_path(settings: EnvoySettings, name: str) -> Path:
-    return (settings.run_dir / f"envoy-{name}.yaml").absolute()
-
-
-@cache
-def _directory() -> Path:
-    installed = Path(__file__).parent / "_data" / "envoy"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "envoy"
-
-
-@cache
-def _template(name: str) -> Any:
-    """Only `_fill` may look at it: it is shared."""
-    return yaml.safe_load((_directory() / name).read_text(encoding="utf-8"))
-
-
-def _fill(value: Any, values: Mapping[str, Any]) -> Any:
-    """A copy of `value` with placeholders replaced; a key whose value becomes None is left out."""
-    if isinstance(value, dict):
-        filled = {key: _fill(item, values) for key, item in value.items()}
-        return {key: item for key, item in filled.items() if item is not None}
-    if isinstance(value, list):
-        return [_fill(item, values) for item in value]
-    if isinstance(value, str) and (found := _PLACEHOLDER.fullmatch(value)):
-        return copy.deepcopy(values[found[1]])
-    if isinstance(value, str) and _PLACEHOLDER.search(value):
-        raise ValueError(f"a placeholder must be a whole value: {value}")
-    return value
-
-
-class _Plain(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # libyaml, 10 times as fast
-    """Without anchors: every value stands where it is used."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from secure_mcp_grpc import spiffe
 from secure_mcp_grpc.errors import UserError
@@ -16,6 +16,10 @@ from secure_mcp_grpc.settings import CONFIG_ENV, CommonSettings, from_env, read_
 __all__ = ["EgressPeer", "EnvoySettings"]
 
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[?[0-9A-Fa-f:]+\]?"
+_BUNDLE = re.compile(r"(?P<domain>[^=]+)=(?P<path>.+)")
+_RESOURCE = re.compile(r"https://[A-Za-z0-9.\[\]:-]+(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?")
+_ISSUER = re.compile(r"https?://[!$-;=@-Z_a-z~%]+")
+_SCOPE = re.compile(r"[!#-\[\]-~]+")
 _PEER = re.compile(rf"(?P<local_port>\d+)=(?P<identity>[^@]+)@(?P<host>{_HOST}):(?P<port>\d+)")
 
 
@@ -54,15 +58,22 @@ class _LimitSettings(CommonSettings):
     env_prefix: ClassVar[str] = "MCP_LIMITS_"
 
     per_client_per_second: int = Field(default=200, ge=1)
-    """Requests per second of one client certificate's identity, sustained."""
+    """Requests per second of one client, sustained: of a certificate's identity, or of a token's where there are no
+    client certificates."""
     per_client_burst: int = Field(default=400, ge=1)
     """Requests that an identity may send at once after a pause."""
     per_tool_per_second: int = Field(default=100, ge=1)
     """The same for one subject, method and tool."""
     per_tool_burst: int = Field(default=200, ge=1)
     """Calls of one tool that a subject may make at once after a pause."""
+    per_address_per_second: int = Field(default=1000, ge=1)
+    """Requests per second from one network address (IPv6: one /64), where there are no client certificates: before
+    a token is believed, nothing else is known. Clients behind one proxy share it."""
+    per_address_burst: int = Field(default=2000, ge=1)
+    """Requests that an address may send at once after a pause."""
     max_identities: int = Field(default=1000, ge=1, le=1_000_000)
-    """Buckets kept for identities; the least recently used is forgotten, and starts full when it comes back."""
+    """Buckets kept for identities, and as many for addresses; the least recently used is forgotten, and starts full
+    when it comes back."""
     max_identity_tools: int = Field(default=10_000, ge=1, le=1_000_000)
     """Buckets kept for pairs of subject and tool; as `max_identities`."""
     max_request_bytes: int = Field(default=1_048_576, ge=1024, le=64 * 1_048_576)
@@ -111,6 +122,19 @@ class EnvoySettings(_EgressSettings):
     """Its private key (PEM)."""
     ca_path: Annotated[Path, from_env("MCP_CA_PATH")] = Path("certs/ca.crt")
     """CAs whose client certificates are accepted (PEM)."""
+    federated: Annotated[dict[str, Path], from_env("MCP_FEDERATED_CA")] = {}
+    """CAs (PEM) of other trust domains, each believed for its own domain only:
+    `partner.example=/etc/bundles/partner.pem`, comma-separated. `ca_path` then counts for the first trust domain
+    only, and every other one in `trust_domains` needs an entry here. Without any, `ca_path` vouches for all."""
+    resource: str = ""
+    """URL by which clients know this server, for those that look for where to get a token (RFC 9728). Empty:
+    `https://host:port`, unless the host stands for every address or the system chooses the port."""
+    resource_name: str = Field(default="", max_length=256)
+    """Name of this server for people (RFC 9728)."""
+    authorization_servers: tuple[str, ...] = ()
+    """Issuer URLs of the authorization servers whose tokens are accepted (RFC 9728)."""
+    scopes_supported: tuple[str, ...] = ()
+    """Scopes that clients may ask for (RFC 9728)."""
     concurrency: int = Field(default=1, ge=1, le=64)
     """Envoy's worker threads: one serves a pod, and each costs memory."""
 
@@ -123,13 +147,6 @@ class EnvoySettings(_EgressSettings):
             return str(ipaddress.ip_address(value.strip("[]")))
         except ValueError:
             raise ValueError("expected an IP address, such as 127.0.0.1 or 0.0.0.0") from None
-
-    @field_validator("auth_type")
-    @classmethod
-    def _is_rendered(cls, value: str) -> str:
-        if value not in ("mtls", "mtls+jwt"):
-            raise ValueError("not supported yet; expected mtls or mtls+jwt")
-        return value
 
     @field_validator("trust_domains")
     @classmethod
@@ -147,12 +164,82 @@ class EnvoySettings(_EgressSettings):
             raise ValueError("two peers have the same local_port")
         return value
 
+    @field_validator("federated", mode="before")
+    @classmethod
+    def _from_pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.strip() for part in value.split(",") if part.strip()]
+        found = [_BUNDLE.fullmatch(pair) for pair in pairs]
+        domains = [match["domain"] for match in found if match]
+        if len(domains) != len(pairs) or len(set(domains)) != len(domains):
+            raise ValueError("expected TRUST_DOMAIN=FILE, comma-separated, each domain once")
+        return {match["domain"]: match["path"] for match in found if match}
+
+    @field_validator("federated")
+    @classmethod
+    def _cover_the_trust_domains(cls, value: dict[str, Path], info: ValidationInfo) -> dict[str, Path]:
+        own, *others = info.data.get("trust_domains") or [""]
+        if own in value:
+            raise ValueError(f"{own} is the first trust domain; its CAs stand in MCP_CA_PATH")
+        if unknown := sorted(set(value) - set(others)):
+            raise ValueError(f"{unknown[0]} is not among MCP_TRUST_DOMAINS")
+        if value and (bare := sorted(set(others) - set(value))):
+            raise ValueError(f"{bare[0]} of MCP_TRUST_DOMAINS has no CAs here, and no others may vouch for it")
+        return value
+
+    @field_validator("resource")
+    @classmethod
+    def _is_resource(cls, value: str) -> str:
+        if value and not _RESOURCE.fullmatch(value):
+            raise ValueError("expected an https URL without query or fragment (RFC 9728, 1.2)")
+        return value
+
+    @field_validator("authorization_servers")
+    @classmethod
+    def _are_issuers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for issuer in value:
+            if not _ISSUER.fullmatch(issuer):
+                raise ValueError(f"{issuer!r} is not an issuer: an http(s) URL without query or fragment")
+        return value
+
+    @field_validator("scopes_supported")
+    @classmethod
+    def _are_scopes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for scope in value:
+            if not _SCOPE.fullmatch(scope):
+                raise ValueError(f"{scope!r} is not a scope (RFC 6749, 3.3)")
+        return value
+
     @model_validator(mode="after")
     def _peers_have_identities(self) -> Self:
         for peer in self.peers:
             if spiffe.parse(self.peer_spiffe_id(peer)) is None:
                 raise ValueError(f"egress peer identity {peer.identity!r} is not a SPIFFE ID or the path of one")
+            if self.federated and self.peer_trust_domain(peer) not in self.trust_domains:
+                raise ValueError(f"egress peer {peer.identity!r} is in a trust domain that has no CAs here")
         return self
+
+    @property
+    def shows_certificate(self) -> bool:
+        """Whether clients show a certificate."""
+        return self.auth_type in ("mtls", "mtls+jwt")
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether clients must show a token."""
+        return self.auth_type in ("mtls+jwt", "jwt", "oauth2")
+
+    @property
+    def resource_url(self) -> str:
+        """What `resource` says, or else what it is by host and port; empty when neither is known."""
+        if self.resource or not self.port or ipaddress.ip_address(self.host).is_unspecified:
+            return self.resource
+        return f"https://[{self.host}]:{self.port}" if ":" in self.host else f"https://{self.host}:{self.port}"
+
+    def peer_trust_domain(self, peer: EgressPeer) -> str:
+        """The trust domain that `peer` is in."""
+        return self.peer_spiffe_id(peer).removeprefix("spiffe://").partition("/")[0]
 
     def peer_spiffe_id(self, peer: EgressPeer) -> str:
         """The SPIFFE ID that `peer` must show."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import socket
 import ssl
 import subprocess
@@ -36,6 +37,25 @@ def allow(request: Any, **metadata: str) -> Any:
     answer.dynamic_metadata.update(values)
     option = answer.ok_response.headers.add(append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
     option.header.key, option.header.value = headers.SUBJECT, subject
+    return answer
+
+
+def allow_bearer(request: Any, **metadata: str) -> Any:
+    """As authz_service answers a good token, `Bearer <user>.<secret>`: the user is the subject, the token ends here."""
+    token = request.attributes.request.http.headers["authorization"].removeprefix("Bearer ")
+    answer = allow(request, subject=f"user:test:{token.partition('.')[0]}", **metadata)
+    answer.ok_response.headers_to_remove.append("authorization")
+    return answer
+
+
+def unauthenticated(_: Any) -> Any:
+    """As authz_service refuses a token, or its absence."""
+    answer = external_auth_pb2.CheckResponse()
+    answer.status.code = code_pb2.UNAUTHENTICATED
+    answer.denied_response.status.code = 401
+    for key, value in (("grpc-status", "16"), ("grpc-message", "a bearer token is required")):
+        option = answer.denied_response.headers.add(append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
+        option.header.key, option.header.value = key, value
     return answer
 
 
@@ -169,12 +189,14 @@ class Pod:
         return envoy_config.admin_socket(self.settings.run_dir)
 
     @contextlib.asynccontextmanager
-    async def channel(self, identity: Path | None = None) -> AsyncIterator[grpc.aio.Channel]:
+    async def channel(
+        self, identity: Path | None = None, *, certificate: bool = True
+    ) -> AsyncIterator[grpc.aio.Channel]:
         directory = identity or self.pki.root / "model-a"
         credentials = grpc.ssl_channel_credentials(
             (self.pki.ca / certs.CA_CRT).read_bytes(),
-            (directory / certs.TLS_KEY).read_bytes(),
-            (directory / certs.TLS_CRT).read_bytes(),
+            (directory / certs.TLS_KEY).read_bytes() if certificate else None,
+            (directory / certs.TLS_CRT).read_bytes() if certificate else None,
         )
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=options) as channel:
@@ -225,12 +247,39 @@ async def eventually(outcome: Callable[[], Awaitable[bool]], *, within_s: float 
             await asyncio.sleep(every_s)
 
 
-def handshake(port: int, ca: Path, identity: Path | None) -> str:
-    """`accepted` when the server goes on to speak HTTP/2; otherwise how it refused."""
+@dataclass(frozen=True)
+class Answer:
+    """Of an HTTP/1.1 server."""
+
+    status: int
+    headers: Metadata
+    body: bytes
+
+
+def client_tls(ca: Path, protocols: list[str], identity: Path | None = None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(ca / certs.CA_CRT))
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols(protocols)
     if identity:
         context.load_cert_chain(identity / certs.TLS_CRT, identity / certs.TLS_KEY)
+    return context
+
+
+def get_http1(port: int, ca: Path, path: str, *, method: str = "GET", **headers: str) -> Answer:
+    """One request over HTTP/1.1 and TLS, without a client certificate. Underscores in names become dashes."""
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=client_tls(ca, ["http/1.1"]))
+    try:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, b"\0\0\0\0\0" if method == "POST" else None, sent)
+        response = connection.getresponse()
+        received = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, received, response.read())
+    finally:
+        connection.close()
+
+
+def handshake(port: int, ca: Path, identity: Path | None) -> str:
+    """`accepted` when the server goes on to speak HTTP/2; otherwise how it refused."""
+    context = client_tls(ca, ["h2"], identity)
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
     try:
         with (
