@@ -113,11 +113,27 @@ def _repeated(
 
 
 def _tail(chain: str, seq: int, session_id: str, *, allowed: bool) -> bytes:
+    """What differs from call to call: the sequence number, filled into the octets around it."""
+    digits = str(seq)
+    pieces = _around_seq(chain, len(digits), session_id, allowed=allowed)
+    return digits.encode().join(pieces)
+
+
+@lru_cache(1024)
+def _around_seq(chain: str, digits: int, session_id: str, *, allowed: bool) -> tuple[bytes, ...]:
+    """The tail in pieces, between which a number of so many `digits` belongs: where two numbers make a difference."""
+    one, other = (_write_tail(chain, digit * digits, session_id, allowed=allowed) for digit in "01")
+    starts = [at for at in range(len(one)) if one[at] != other[at] and (at == 0 or one[at - 1] == other[at - 1])]
+    bounds = [0, *(bound for start in starts for bound in (start, start + digits)), len(one)]
+    return tuple(one[start:end] for start, end in zip(bounds[::2], bounds[1::2], strict=True))
+
+
+def _write_tail(chain: str, seq: str, session_id: str, *, allowed: bool) -> bytes:
     response = CheckResponse()
-    _add_metadata(response, {"session_id": session_id, "chain": chain, "seq": str(seq)})
+    _add_metadata(response, {"session_id": session_id, "chain": chain, "seq": seq})
     if allowed:
         _add_header(response.ok_response.headers, headers.DECISION, f"{chain}:{seq}")
-    return bytes(response.SerializeToString())
+    return bytes(response.SerializeToString(deterministic=True))
 
 
 def _permit(response: CheckResponse, values: Mapping[str, str]) -> None:

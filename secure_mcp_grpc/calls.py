@@ -172,7 +172,7 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
     with both is refused. Raises `Malformed`.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _DECODER.decode(text.decode())
     except Malformed:
         raise
     except (ValueError, RecursionError):
@@ -244,3 +244,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise Malformed(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -1,6 +1,7 @@
 """The records that authz_service and mcp_bridge send to trace_sink, as JSON in an access-log entry's `record` tag."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -10,7 +11,13 @@ __all__ = ["DecisionRecord", "InteractionRecord", "timestamp"]
 def timestamp(time_us: int) -> str:
     """`time_us` (microseconds since the epoch) as a record's `ts`: RFC 3339, UTC, microseconds."""
     seconds, micros = divmod(time_us, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"
+    return f"{_second(seconds)}.{micros:06d}Z"
+
+
+@lru_cache(4)
+def _second(seconds: int) -> str:
+    """Formatting a date costs as much as the rest of a record."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
