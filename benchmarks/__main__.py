@@ -15,19 +15,17 @@ from mcp import Client
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import authz_hop
+from benchmarks.chain import chain
 from benchmarks.measure import Throughput, latencies, quantile, resident_mib, throughput
 from mcp_bridge.client import Identity, grpc_transport
-from secure_mcp_grpc import certs, logs
-from secure_mcp_grpc.cli.run import running
+from secure_mcp_grpc import logs
 from secure_mcp_grpc.stack.home import Home
-from secure_mcp_grpc.stack.probes import endpoint
-from secure_mcp_grpc.stack.supervisor import read_state
 
 ROUNDS = 8
 CALLS_PER_ROUND = 150
 CONCURRENCY = 16
 THROUGHPUT_CALLS = 1500
-POLICY = "p, bench, *, *, allow\n"
 IN_PROCESS = {"target": "benchmarks.server:server"}
 STDIO = {"command": [sys.executable, "-m", "mcp_server_time"]}
 
@@ -37,7 +35,7 @@ async def main() -> None:
     idle = await _idle_memory()
     with tempfile.TemporaryDirectory(prefix="smg-") as directory:
         home = Home(Path(directory))
-        async with _plain_http() as (url, http_pid), _chain(home, IN_PROCESS) as (address, pids):
+        async with _plain_http() as (url, http_pid), chain(home, IN_PROCESS) as (address, pids):
             identity = Identity.from_directory(home.certs / "bench")
             async with Client(url) as plain, Client(grpc_transport(address, identity=identity)) as secured:
                 await _report(plain, secured, {"server (HTTP)": http_pid}, pids)
@@ -48,7 +46,7 @@ async def main() -> None:
 async def _idle_memory() -> dict[str, float]:
     """Resident MiB of each part of a sidecar in front of a stdio server, before any call."""
     with tempfile.TemporaryDirectory(prefix="smg-") as directory:
-        async with _chain(Home(Path(directory)), STDIO) as (_, pids):
+        async with chain(Home(Path(directory)), STDIO) as (_, pids):
             return {name: resident_mib(pid) for name, pid in pids.items()}
 
 
@@ -119,37 +117,6 @@ async def _plain_http() -> AsyncIterator[tuple[str, int]]:
         listener.close()
 
 
-@contextlib.asynccontextmanager
-async def _chain(home: Home, upstream: Mapping[str, Any]) -> AsyncIterator[tuple[str, Mapping[str, int]]]:
-    """`upstream` behind the whole chain but the dashboard; limits out of the way, logging on."""
-    home.prepare()
-    certs.init_ca(home.ca, "bench.mcp")
-    certs.issue(home.ca, home.certs / "sidecar", "sidecar", "bench.mcp", dns=["localhost"], ips=["127.0.0.1"])
-    certs.issue(home.ca, home.certs / "bench", "bench", "bench.mcp")
-    home.policy.write_text(POLICY, encoding="utf-8")
-    (home.root / "logs").mkdir()
-    settings, logs_dir = _settings(upstream), home.root / "logs"
-    async with running(home, settings, without=("dashboard",), log_dir=logs_dir, stopping=asyncio.Event()):
-        address = str(endpoint(home.run_dir, "envoy", "mcp"))
-        yield address, {name: part["pid"] for name, part in read_state(home.run_dir).items() if part["pid"]}
-
-
-def _settings(upstream: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    plenty = 1_000_000
-    return {
-        "common": {"trust_domains": ["bench.mcp"], "node_id": "bench"},
-        "server": {"host": "127.0.0.1", "port": 0},
-        "limits": {
-            "per_client_per_second": plenty,
-            "per_client_burst": plenty,
-            "per_tool_per_second": plenty,
-            "per_tool_burst": plenty,
-        },
-        "authz": {"metrics_port": 0},
-        "bridge": {"metrics_port": 0, "upstreams": {"bench": dict(upstream)}},
-        "sink": {"metrics_port": 0},
-        "store": {"metrics_port": 0, "port": 0},
-    }
-
-
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())
+    authz_hop.run()

@@ -118,7 +118,7 @@ def settings_in(payload: bytes) -> Iterator[tuple[int, int]]:
     """Identifier and value of each parameter; raises `ConnectionFault` for a payload that is no list of them."""
     if len(payload) % _SETTING.size:
         raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of an odd length")
-    return _SETTING.iter_unpack(payload)  # type: ignore[return-value]  # typeshed: tuples of any length
+    return _SETTING.iter_unpack(payload)
 
 
 def window_update(stream_id: int, increment: int) -> bytes:
