@@ -5,8 +5,9 @@ and bytes out like the check, on the same private socket. The list request
 itself went through the whole decision already; this only reads the policy.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
@@ -34,6 +35,8 @@ _USED_BY: Final = {
 }
 """List method → the method that uses what it lists."""
 _MAX_NAMES: Final = 1000
+_AT_ONCE: Final = 20
+"""Names judged in one turn of the event loop; a new name under 10,000 rules takes a third of a millisecond."""
 _FAULT: Final = b""
 """A response without a value for any name: nothing may be shown."""
 
@@ -65,41 +68,79 @@ class Lists:
         self._policy = policy
         self._metrics = metrics
 
-    def filter(self, body: bytes) -> bytes:
-        """A `FilterResponse` for a `FilterRequest`. Never raises: what cannot be judged is answered without values."""
+    def filter(self, body: bytes) -> bytes | Awaitable[bytes]:
+        """A `FilterResponse` for a `FilterRequest`; a long one is judged while checks go on between.
+
+        Never raises: what cannot be judged is answered without values.
+        """
         try:
-            response = judge_list(self._policy(), pb.FilterRequest.FromString(body))
-            written: bytes = response.SerializeToString()
+            request = pb.FilterRequest.FromString(body)
+            judging = judge_list(self._policy(), request)
+            if len(request.names) > _AT_ONCE:
+                return self._in_turns(judging)
+            return self._answer(_finish(judging))
         except Exception:  # noqa: BLE001 - top of the stack: a bug must hide, never show
-            logs.event(logger, logging.ERROR, "list_filter_failed")
-            self._metrics.failures.inc()
-            return _FAULT
+            return self._fail()
+
+    async def _in_turns(self, judging: "Judging") -> bytes:
+        try:
+            while True:
+                try:
+                    next(judging)
+                except StopIteration as end:
+                    return self._answer(end.value)
+                await asyncio.sleep(0)
+        except Exception:  # noqa: BLE001 - as in `filter`
+            return self._fail()
+
+    def _answer(self, response: pb.FilterResponse) -> bytes:
+        written: bytes = response.SerializeToString()
         shown = sum(response.visible)
         self._metrics.names.labels("visible").inc(shown)
         self._metrics.names.labels("hidden").inc(len(response.visible) - shown)
         return written
 
+    def _fail(self) -> bytes:
+        logs.event(logger, logging.ERROR, "list_filter_failed")
+        self._metrics.failures.inc()
+        return _FAULT
 
-def judge_list(policy: Policy, request: pb.FilterRequest) -> pb.FilterResponse:
-    """Which names of `request` all identities of its caller could use; raises `ValueError` for no list of MCP."""
+
+def judge_list(policy: Policy, request: pb.FilterRequest) -> "Judging":
+    """Which names of `request` all identities of its caller could use, under one policy.
+
+    Pauses after every few names. Raises `ValueError` for no list of MCP.
+    """
     method = _USED_BY.get(request.method)
     if method is None or len(request.names) > _MAX_NAMES:
         raise ValueError("not a list that can be judged")
-    names = list(request.names)
     subjects = _subjects(request)
     could = policy.could_expand if request.method == _TEMPLATES else policy.could
-    columns = [could(subject, method, names, roles) for subject, roles in subjects]
-    rows = list(zip(*columns, strict=True)) if columns else [(False,)] * len(names)
-    if len(rows) != len(names):
-        raise ValueError("the policy did not answer for each name")
-    response = pb.FilterResponse(visible=[all(row) for row in rows])
-    if request.explain and subjects and _may_explain(policy, request.method, subjects):
-        response.explained = True
-        for index, row in enumerate(rows):
-            if not all(row):
-                subject, roles = subjects[row.index(False)]
-                response.hidden.append(_reason(policy, index, subject, roles, McpCall(method, names[index], {})))
+    response = pb.FilterResponse()
+    response.explained = request.explain and bool(subjects) and _may_explain(policy, request.method, subjects)
+    for first in range(0, len(request.names), _AT_ONCE):
+        names = request.names[first : first + _AT_ONCE]
+        columns = [could(subject, method, names, roles) for subject, roles in subjects]
+        rows = list(zip(names, *columns, strict=True)) if columns else [(name, False) for name in names]
+        for index, (name, *bits) in enumerate(rows, first):
+            response.visible.append(all(bits))
+            if response.explained and not all(bits):
+                subject, roles = subjects[bits.index(False)]
+                response.hidden.append(_reason(policy, index, subject, roles, McpCall(method, name, {})))
+        yield
     return response
+
+
+Judging = Generator[None, None, pb.FilterResponse]
+
+
+def _finish(judging: Judging) -> pb.FilterResponse:
+    while True:
+        try:
+            next(judging)
+        except StopIteration as end:
+            response: pb.FilterResponse = end.value
+            return response
 
 
 def _subjects(request: pb.FilterRequest) -> Sequence[_Subject]:

@@ -32,7 +32,7 @@ class Caller:
     @property
     def owner(self) -> str:
         """Whose upstream state this is: workloads, and the users they speak for, never share a child or session."""
-        return f"{self.subject}\n{self.user}"
+        return f"{len(self.subject)} {self.subject} {self.user}"
 
 
 class Outbox:

@@ -1,5 +1,7 @@
 """`PolicyQuery.Filter` of authz_service: which names of a list its caller may use, and why not."""
 
+import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -23,6 +25,10 @@ def policy_of(*lines: str) -> Policy:
     return Policy(read_model(MODEL, "model.conf"), rules, "version", cached=64)
 
 
+async def wait(answered: Awaitable[bytes]) -> bytes:
+    return await answered
+
+
 class Desk:
     """The handler over a policy, and its metrics."""
 
@@ -36,7 +42,11 @@ class Desk:
         return self.raw(pb.FilterRequest(names=names, **fields).SerializeToString())
 
     def raw(self, body: bytes) -> pb.FilterResponse:
-        return pb.FilterResponse.FromString(self._lists.filter(body))
+        answered = self.answer(body)
+        return pb.FilterResponse.FromString(answered if isinstance(answered, bytes) else asyncio.run(wait(answered)))
+
+    def answer(self, body: bytes) -> bytes | Awaitable[bytes]:
+        return self._lists.filter(body)
 
     def visible(self, *names: str, **fields: Any) -> list[str]:
         visible = self.ask(*names, **fields).visible
@@ -126,6 +136,38 @@ def test_bug_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(lists, "judge_list", broken)
     assert Desk("p, model-a, *, *, allow").ask("x") == pb.FilterResponse()
+
+
+async def test_long_list_lets_others_in_between_and_keeps_its_policy() -> None:
+    """Ours: decisions do not wait behind a list, and one list is judged under one policy."""
+    desk = Desk("p, model-a, tools/call, a*, allow")
+    names = [f"{'ab'[number % 2]}{number}" for number in range(1000)]
+    request = pb.FilterRequest(subject="model-a", method="tools/list", names=names)
+    answered = desk.answer(request.SerializeToString())
+    assert not isinstance(answered, bytes)
+    desk.policy = policy_of()
+    waiting = asyncio.ensure_future(wait(answered))
+    turns = 0
+    while not waiting.done():
+        turns += 1
+        await asyncio.sleep(0)
+
+    assert turns > 40
+    assert list(pb.FilterResponse.FromString(waiting.result()).visible) == [True, False] * 500
+
+
+async def test_bug_in_a_long_list_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Style: as at once, so in turns."""
+    desk = Desk("p, model-a, *, *, allow")
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("password=hunter2")
+
+    monkeypatch.setattr(desk.policy, "could", broken)
+    request = pb.FilterRequest(subject="model-a", method="tools/list", names=["x"] * 100)
+    answered = desk.answer(request.SerializeToString())
+    assert not isinstance(answered, bytes)
+    assert await answered == b""
 
 
 def test_policy_is_the_one_in_force() -> None:
