@@ -131,13 +131,14 @@ class RedisLink:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(_MAX_BATCH, len(self._waiting)))]
                 await self._exchange(batch)
+                _raise_cancelled()
 
     async def _exchange(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any] | None]]) -> None:
         try:
             answers = await self._ask([parts for parts, _ in batch])
         except FAILURES as error:
-            self.lost(error)
             self._waiting.extendleft(reversed(batch))
+            self.lost(error)
             self._fail_waiting()
             return
         except asyncio.CancelledError:
@@ -192,6 +193,7 @@ class RedisLink:
             except FAILURES as error:
                 self.lost(error)
                 await self._client.connection_pool.disconnect()
+            _raise_cancelled()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
                     await self._poked.wait()
@@ -218,17 +220,26 @@ class RedisLink:
                         await self._receive(pubsub)
             except FAILURES as error:
                 logs.event(logger, logging.DEBUG, "shared_state_unheard", error=type(error).__name__)
+            _raise_cancelled()
             await asyncio.sleep(POLL_S)
 
     async def _receive(self, pubsub: PubSub) -> None:
         await pubsub.subscribe(*self._channels)
         while self.up:
             message = await pubsub.get_message(timeout=1.0)
+            _raise_cancelled()
             if message is None or not isinstance(message.get("data"), bytes):
                 continue
             receive = self._channels.get(message["channel"].decode())
             if receive is not None:
                 receive(message["data"])
+
+
+def _raise_cancelled() -> None:
+    """A cancellation can be lost while redis-py connects (seen with 8.1): a job must end all the same."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def connect(url: str, timeout_s: float) -> Redis:

@@ -28,6 +28,7 @@ __all__ = ["Revocations", "record_of"]
 logger = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.25
+_MOST_LOGGED: Final = 20
 _FULL_SYNC_S: Final = 5.0
 """Redis is read whole at least this often, for what changed without its version."""
 
@@ -171,19 +172,21 @@ class Revocations:
             return False
         self._known = {**self._known, **news}
         self._renew()
+        if len(news) > _MOST_LOGGED:
+            logs.event(logger, logging.WARNING, "revocations_arrived", changes=len(news))
         for name, entry in news.items():
-            self._tell(name, entry, now_us)
+            self._tell(name, entry, now_us, log=len(news) <= _MOST_LOGGED)
         return True
 
-    def _tell(self, name: str, entry: Entry, now_us: int) -> None:
+    def _tell(self, name: str, entry: Entry, now_us: int, *, log: bool) -> None:
         before = name in self._running
         if entry.in_force(now_us):
             self._running.add(name)
-            self._changed(entry, "quarantined" if entry.quarantine else "revoked")
+            self._changed(entry, "quarantined" if entry.quarantine else "revoked", log=log)
         elif before:
             self._running.discard(name)
             change = "ended" if not entry.lifted else "released" if entry.quarantine else "unrevoked"
-            self._changed(entry, change)
+            self._changed(entry, change, log=log)
 
     def _end(self) -> None:
         """Say which entries came to their end, and forget those that are over."""
@@ -200,9 +203,10 @@ class Revocations:
         self.in_force = InForce(self._known.values())
         self._metrics.revocations.set(self.in_force.size)
 
-    def _changed(self, entry: Entry, change: str) -> None:
+    def _changed(self, entry: Entry, change: str, *, log: bool = True) -> None:
         self._metrics.revocation_changes.labels(change).inc()
-        logs.event(logger, logging.WARNING, "revocation", change=change, kind=entry.kind, until_us=entry.until_us)
+        if log:
+            logs.event(logger, logging.WARNING, "revocation", change=change, kind=entry.kind, until_us=entry.until_us)
         self._note(record_of(entry, change, self._now_us()))
 
     def _problem(self, where: str, sentence: str) -> None:

@@ -143,7 +143,9 @@ class Sidecar:
 
     @property
     def changes(self) -> list[tuple[str, str]]:
-        return [(note.reason, note.identity or note.user or note.token_id or note.peer_fingerprint) for note in self.notes]
+        return [
+            (note.reason, note.identity or note.user or note.token_id or note.peer_fingerprint) for note in self.notes
+        ]
 
 
 @asynccontextmanager
