@@ -56,7 +56,11 @@ def main(directory: Path) -> None:
     logging.disable(logging.WARNING)
     with app.app_context():
         alice = models.User(
-            user_name="alice", family_name="Liddell", formatted_name="Alice Liddell", emails=["alice@example.org"], password="wonderland"
+            user_name="alice",
+            family_name="Liddell",
+            formatted_name="Alice Liddell",
+            emails=["alice@example.org"],
+            password="wonderland",
         )
         Backend.instance.save(alice)
         group = models.Group(display_name="analyst", members=[alice])

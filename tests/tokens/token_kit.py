@@ -58,7 +58,7 @@ KEYS = jwks(jwk(EC_KEY, "ec"), jwk(RSA_KEY, "rsa"), jwk(ED_KEY, "ed"))
 def claims(**changed: Any) -> Json:
     """Those of a good token for alice; a claim that is None is left out."""
     now = int(time.time())
-    good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": now + 300, "iat": now, "jti": "t1"}
+    good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": now + 7200, "iat": now, "jti": "t1"}
     return {name: value for name, value in (good | changed).items() if value is not None}
 
 
