@@ -11,16 +11,15 @@ model's matcher that cannot be evaluated does the same.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, Final, Literal, final
+from functools import lru_cache
+from typing import Any, Final, Literal
 
+from authz_service.policy.answers import Finder, Open, Ruling, Test, arg_of
 from authz_service.policy.arguments import Arg, Unevaluable
 from authz_service.policy.file import Rule, Rules
-from authz_service.policy.index import Index
-from authz_service.policy.model import Extra, Model, casbin_functions
-from authz_service.policy.patterns import covers, expandable
+from authz_service.policy.model import Model
+from authz_service.policy.patterns import expandable
 from authz_service.policy.problems import Problem
-from authz_service.policy.roles import Roles
 
 __all__ = ["Outcome", "Policy", "Ruling", "Trace"]
 
@@ -29,18 +28,6 @@ _LONGEST_REMEMBERED: Final = 256
 _MOST_REMEMBERED_ROLES: Final = 64
 
 Outcome = Literal["matches", "condition_false", "condition_failed"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """One answer. `rule` is the line that decided, as written ("" where none matched)."""
-
-    allowed: bool
-    rule: str
-    line: int
-    roles: tuple[str, ...]
-    """Every role of the subject, inherited ones included, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +66,10 @@ class Policy:
         self.rules = rules
         self.warnings = tuple(warnings)
         """What is odd in the files, without being wrong."""
-        self._extras = model.extras
-        self._graph = Roles(rules.groupings)
-        self._index = Index(rules.rules, pause)
-        self._remembered = lru_cache(cached)(self._candidates)
-        self._expansions = lru_cache(cached)(self._could_expand)
+        # The memories know the finder alone: no cycle, so that a policy is freed when the next one takes its place.
+        self._finder = Finder(model, rules, pause)
+        self._remembered = lru_cache(cached)(self._finder.settle)
+        self._expansions = lru_cache(cached)(self._finder.could_expand)
 
     def judge(
         self,
@@ -120,7 +106,7 @@ class Policy:
 
     def roles(self, subject: str, roles: Sequence[str] = ()) -> tuple[str, ...]:
         """Every role of `subject`, who also has `roles`: inherited ones included, sorted."""
-        return self._graph.of(subject, roles)
+        return self._finder.graph.of(subject, roles)
 
     def trace(
         self,
@@ -132,15 +118,13 @@ class Policy:
     ) -> list[Trace]:
         """What each rule that speaks about subject, method and name says, in the order of the file."""
         also = tuple(roles)
-        rules = self._index.find((subject, *self._graph.of(subject, also)), method, name)
-        further = _Further(self._extras, self._graph, subject, method, name, also) if self._extras else None
-        arg = Arg(arguments)
+        arg = arg_of(arguments)
         return [
-            Trace(rule, *_outcome(_test(rule, further), arg), self._graph.path(subject, rule.sub, also))
-            for rule in rules
+            Trace(rule, *_outcome(test, arg), self._finder.graph.path(subject, rule.sub, also))
+            for rule, test in self._finder.rules(subject, method, name, also)
         ]
 
-    def _found(self, subject: str, method: str, name: str, roles: tuple[str, ...]) -> "Ruling | _Open":
+    def _found(self, subject: str, method: str, name: str, roles: tuple[str, ...]) -> Ruling | Open:
         # What is long is judged each time: remembering it would let a client fill the memory.
         if (
             len(name) <= _LONGEST_REMEMBERED
@@ -148,129 +132,7 @@ class Policy:
             and len(roles) <= _MOST_REMEMBERED_ROLES
         ):
             return self._remembered(subject, method, name, roles)
-        return self._candidates(subject, method, name, roles)
-
-    def _candidates(self, subject: str, method: str, name: str, also: tuple[str, ...]) -> "Ruling | _Open":
-        roles = self._graph.of(subject, also)
-        rules = self._index.find((subject, *roles), method, name)
-        if self._extras:
-            return _Open(rules, roles, _Further(self._extras, self._graph, subject, method, name, also))
-        if denies := [rule for rule in rules if not rule.allows and rule.condition is None]:
-            return _ruling(denies[0], roles)
-        if all(rule.allows and rule.condition is None for rule in rules):
-            return _ruling(rules[0], roles) if rules else Ruling(False, "", 0, roles)
-        return _Open(rules, roles, None)
-
-    def _could_expand(self, subject: str, method: str, pattern: str, also: tuple[str, ...]) -> bool:
-        rules = self._index.overlapping((subject, *self._graph.of(subject, also)), method, pattern)
-        if any(
-            not rule.allows and rule.condition is None and not self._extras and covers(rule.name, pattern)
-            for rule in rules
-        ):
-            return False
-        return any(rule.allows for rule in rules)
-
-
-def _ruling(rule: Rule, roles: tuple[str, ...]) -> Ruling:
-    return Ruling(rule.allows, rule.text, rule.line, roles)
-
-
-class _Further:
-    """The further conjuncts of the model's matcher, for one subject, method and name."""
-
-    def __init__(
-        self, extras: Sequence[Extra], graph: Roles, subject: str, method: str, name: str, also: tuple[str, ...]
-    ) -> None:
-        self._extras = extras
-        self._request = {"r_sub": subject, "r_method": method, "r_name": name}
-        self._functions = casbin_functions(partial(_has_role, graph, subject, also))
-
-    def holds(self, rule: Rule, arguments: Arg) -> bool:
-        """Raises `Unevaluable`."""
-        return self._all(self._extras, rule, arguments)
-
-    def could_hold(self, rule: Rule) -> bool:
-        """The same, of the conjuncts that do not read arguments."""
-        return self._all([extra for extra in self._extras if not extra.reads_arguments], rule, Arg({}))
-
-    @property
-    def read_arguments(self) -> bool:
-        return any(extra.reads_arguments for extra in self._extras)
-
-    def _all(self, extras: Sequence[Extra], rule: Rule, arguments: Arg) -> bool:
-        names = {**self._request, "r_args": arguments, "True": True, "False": False, "None": None}
-        names.update(p_sub=rule.sub, p_method=rule.method, p_name=rule.name, p_eft=rule.eft)
-        held = [extra.holds(names, self._functions) for extra in extras]
-        if False in held:
-            return False
-        if None in held:
-            raise Unevaluable("the matcher of the model cannot be evaluated")
-        return True
-
-
-def _has_role(graph: Roles, subject: str, also: tuple[str, ...], member: str, role: str) -> bool:
-    return member == role or role in graph.of(member, also if member == subject else ())
-
-
-Test = Callable[[Arg], bool]
-
-
-class _Open:
-    """An answer that depends on the arguments (or on further conjuncts)."""
-
-    __slots__ = ("_allows", "_denies", "_further", "_no", "_rules")
-
-    def __init__(self, rules: Sequence[Rule], roles: tuple[str, ...], further: _Further | None) -> None:
-        self._rules = rules
-        self._further = further
-        self._no = Ruling(False, "", 0, roles)
-        self._denies = [(_test(rule, further), _ruling(rule, roles)) for rule in rules if not rule.allows]
-        self._allows = [(_test(rule, further), _ruling(rule, roles)) for rule in rules if rule.allows]
-
-    def decide(self, arguments: Mapping[str, Any]) -> Ruling:
-        arg = Arg(arguments)
-        for test, ruling in self._denies:
-            try:
-                if test is None or test(arg):
-                    return ruling
-            except Unevaluable:
-                return ruling
-        for test, ruling in self._allows:
-            try:
-                if test is None or test(arg):
-                    return ruling
-            except Unevaluable:
-                continue
-        return self._no
-
-    @property
-    def could(self) -> bool:
-        """Whether some arguments would be allowed."""
-        return any(rule.allows and self._could_match(rule) for rule in self._rules) and not any(
-            not rule.allows and self._must_match(rule) for rule in self._rules
-        )
-
-    def _could_match(self, rule: Rule) -> bool:
-        try:
-            return self._further is None or self._further.could_hold(rule)
-        except Unevaluable:
-            return False
-
-    def _must_match(self, rule: Rule) -> bool:
-        if rule.condition is not None or (self._further is not None and self._further.read_arguments):
-            return False
-        try:
-            return self._further is None or self._further.could_hold(rule)
-        except Unevaluable:
-            return True
-
-
-def _test(rule: Rule, further: _Further | None) -> Test | None:
-    """What decides whether `rule` matches; None where it does."""
-    condition = rule.condition
-    if further is None:
-        return condition.holds if condition is not None else None
-    return lambda arg: further.holds(rule, arg) and (condition is None or condition.holds(arg))
+        return self._finder.settle(subject, method, name, roles)
 
 
 def _outcome(test: Test | None, arguments: Arg) -> tuple[Outcome, str]:
