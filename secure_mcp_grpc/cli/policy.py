@@ -8,7 +8,9 @@ import typer
 
 from secure_mcp_grpc.cli import policy_input
 from secure_mcp_grpc.cli.options import HomeOption
+from secure_mcp_grpc.cli.policy_input import JsonOption, ModelOption, PolicyOption
 from secure_mcp_grpc.cli.policy_output import Printer
+from secure_mcp_grpc.cli.policy_replay import replay
 from secure_mcp_grpc.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,14 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(help="Check, test, explain, compare and replay a policy.", no_args_is_help=True)
+app.command()(replay)
 
-PolicyOption = Annotated[
-    Path | None, typer.Option("--policy", help="Policy file.", show_default="DIR/policy.csv", metavar="FILE")
-]
-ModelOption = Annotated[
-    Path | None, typer.Option("--model", help="Casbin model.", show_default="the service's own", metavar="FILE")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 RolesOption = Annotated[str, typer.Option("--roles", help="Further roles, as a token would give them.", metavar="A,B")]
 ArgsOption = Annotated[str, typer.Option("--args", help="Arguments of the call, a JSON object.", metavar="JSON")]
 SubjectArgument = Annotated[str, typer.Argument(help="Identity, user:ISSUER:NAME or role:NAME.")]

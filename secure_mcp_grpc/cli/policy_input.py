@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
 
 from secure_mcp_grpc.calls import Malformed, parse_json_object
 from secure_mcp_grpc.errors import UserError
@@ -16,7 +18,27 @@ if TYPE_CHECKING:
     from authz_service.workbench.book import Book
     from authz_service.workbench.expectations import Expectation
 
-__all__ = ["arguments", "expectations", "load", "moment", "policy_path", "problems", "read", "role_names"]
+__all__ = [
+    "JsonOption",
+    "ModelOption",
+    "PolicyOption",
+    "arguments",
+    "expectations",
+    "load",
+    "moment",
+    "policy_path",
+    "problems",
+    "read",
+    "role_names",
+]
+
+PolicyOption = Annotated[
+    Path | None, typer.Option("--policy", help="Policy file.", show_default="DIR/policy.csv", metavar="FILE")
+]
+ModelOption = Annotated[
+    Path | None, typer.Option("--model", help="Casbin model.", show_default="the service's own", metavar="FILE")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 _AGO: Final = re.compile(r"([0-9]{1,9})\s*([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

@@ -1,5 +1,6 @@
 """Reads the store for commands: recorded decisions, block by block, and the arguments of some of them."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -66,6 +67,8 @@ class StoreReader:
         from urllib3.exceptions import HTTPError
 
         self._failures = (exceptions.ClickHouseError, HTTPError, OSError)
+        # What it has to say is said here, in one line.
+        logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
         # A read-only user may not set limits; the socket's timeout bounds a query.
         common.set_setting("invalid_setting_action", "drop")
         common.set_setting("send_os_user", False)
