@@ -17,7 +17,7 @@ from secure_mcp_grpc.envoy_admin import AdminError, drain, listener_address
 from secure_mcp_grpc.envoy_auth import auth_values, bucket
 from secure_mcp_grpc.envoy_settings import EgressPeer, EnvoySettings
 from secure_mcp_grpc.envoy_template import dump, fill, template
-from secure_mcp_grpc.envoy_trust import refresh_trust, render_secrets, secret_path, write_secrets
+from secure_mcp_grpc.envoy_trust import keeping_trust, refresh_trust, render_secrets, secret_path, write_secrets
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.lifecycle import socket_path
 
@@ -29,6 +29,7 @@ __all__ = [
     "drain",
     "envoy_command",
     "find_envoy",
+    "keeping_trust",
     "listener_address",
     "refresh_trust",
     "render",

@@ -122,7 +122,7 @@ class EnvoySettings(_EgressSettings):
     """Its private key (PEM)."""
     ca_path: Annotated[Path, from_env("MCP_CA_PATH")] = Path("certs/ca.crt")
     """CAs whose client certificates are accepted (PEM)."""
-    federated: Annotated[dict[str, Path], from_env("MCP_FEDERATED_CA")] = {}
+    federated: Annotated[dict[str, Path], from_env("MCP_FEDERATED_CA")] = {}  # noqa: RUF012 - pydantic copies it
     """CAs (PEM) of other trust domains, each believed for its own domain only:
     `partner.example=/etc/bundles/partner.pem`, comma-separated. `ca_path` then counts for the first trust domain
     only, and every other one in `trust_domains` needs an entry here. Without any, `ca_path` vouches for all."""

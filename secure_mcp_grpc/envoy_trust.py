@@ -5,19 +5,27 @@ the CAs of peers that it connects to. The CAs of federated trust domains are
 copied into the SDS file for clients, since Envoy 1.40 reads files named in a
 SPIFFE validator (`trust_domains`) again only together with the SDS resource
 around them, and `trust_bundles`, which it does watch, would be a JSON file to
-be written for our own CAs, too. So somebody calls `refresh_trust` now and then.
+be written for our own CAs, too. So somebody looks after them: the supervisor,
+or `secure-mcp-grpc envoy trust --watch` in a container beside Envoy's.
 """
 
+import contextlib
+import logging
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from secure_mcp_grpc import logs
 from secure_mcp_grpc.envoy_settings import EnvoySettings
 from secure_mcp_grpc.envoy_template import dump, fill, template
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.lifecycle import write_by_rename
 
-__all__ = ["refresh_trust", "render_secrets", "secret_path", "write_secrets"]
+__all__ = ["keep_trust", "keeping_trust", "refresh_trust", "render_secrets", "secret_path", "write_secrets"]
+
+logger = logging.getLogger(__name__)
 
 _MAX_BUNDLE_BYTES = 1024 * 1024
 
@@ -76,6 +84,37 @@ def refresh_trust(settings: EnvoySettings) -> bool:
         pass
     write_by_rename(path, content, mode=0o600)
     return True
+
+
+def keep_trust(settings: EnvoySettings, stop: threading.Event, *, every_s: float = 1.0) -> None:
+    """`refresh_trust` every `every_s` seconds until `stop`; what is wrong is logged once, and again when it changes."""
+    said = ""
+    while not stop.wait(every_s):
+        wrong = ""
+        try:
+            if refresh_trust(settings):
+                logs.event(logger, logging.INFO, "federated_trust_renewed")
+        except (UserError, OSError) as error:
+            wrong = str(error)
+        if wrong and wrong != said:
+            logs.event(logger, logging.WARNING, "federated_trust_refused", why=wrong)
+        said = wrong
+
+
+@contextlib.contextmanager
+def keeping_trust(settings: EnvoySettings, *, every_s: float = 1.0) -> Iterator[None]:
+    """`keep_trust` in a thread; nothing to do without federation."""
+    if not settings.federated:
+        yield
+        return
+    stop = threading.Event()
+    thread = threading.Thread(target=keep_trust, args=(settings, stop), kwargs={"every_s": every_s}, name="trust")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _values(settings: EnvoySettings) -> dict[str, Any]:

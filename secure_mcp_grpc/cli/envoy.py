@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from secure_mcp_grpc.cli.options import HomeOption
 from secure_mcp_grpc.errors import UserError
+
+if TYPE_CHECKING:
+    from secure_mcp_grpc.envoy_settings import EnvoySettings
 
 __all__ = ["app"]
 
@@ -34,6 +37,34 @@ def validate(
     sys.stderr.write("The configuration is valid.\n")
 
 
+@app.command()
+def trust(
+    config: ConfigOption = None,
+    home: HomeOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until SIGTERM or Ctrl-C, looking every second.")
+    ] = False,
+) -> None:
+    """Put the CAs of federated trust domains in force in a running Envoy; a sidecar's own supervisor does it itself."""
+    import signal
+    import threading
+
+    from secure_mcp_grpc import envoy_trust, logs
+
+    settings = _settings(config, home)
+    if not settings.federated:
+        raise UserError("there are no federated trust domains; name their CAs in MCP_FEDERATED_CA")
+    changed = envoy_trust.refresh_trust(settings)
+    sys.stderr.write("The CAs are in force.\n" if changed else "Nothing has changed.\n")
+    if not watch:
+        return
+    logs.configure("trust", level=settings.log_level, form=settings.log_format)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    envoy_trust.keep_trust(settings, stop)
+
+
 def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
@@ -42,6 +73,12 @@ def _read(file: Path) -> str:
 
 
 def _rendered(config: Path | None, home: Path | None) -> str:
+    from secure_mcp_grpc import envoy_config
+
+    return envoy_config.render(_settings(config, home))
+
+
+def _settings(config: Path | None, home: Path | None) -> "EnvoySettings":
     import os
 
     from secure_mcp_grpc import envoy_config
@@ -49,5 +86,4 @@ def _rendered(config: Path | None, home: Path | None) -> str:
 
     environ = dict(os.environ)
     environ.setdefault("MCP_RUN_DIR", str(Home.locate(home).run_dir))
-    settings = envoy_config.EnvoySettings.load(environ, config)
-    return envoy_config.render(settings)
+    return envoy_config.EnvoySettings.load(environ, config)

@@ -75,6 +75,7 @@ def compose(
             _write_store_urls(home, listeners["store"].getsockname()[1])
         python = {part: _python_part(home, part, env, listeners.get(part)) for part in parts}
         envoy = _EnvoyPart(home, {**os.environ, **env}, config)
+        stack.enter_context(envoy_config.keeping_trust(envoy.settings))
         order = [["store"], ["sink"], ["authz", "bridge"]]
         stages = [[python[part] for part in stage if part in python] for stage in order]
         last = [envoy.spec(), *([python["dashboard"]] if "dashboard" in python else [])]
@@ -190,6 +191,10 @@ class _EnvoyPart:
         self._home = home
         self._settings = envoy_config.EnvoySettings.load(environ, config)
         self._admin = envoy_config.admin_socket(home.run_dir)
+
+    @property
+    def settings(self) -> envoy_config.EnvoySettings:
+        return self._settings
 
     def spec(self) -> PartSpec:
         return PartSpec(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import http.client
 import socket
 import ssl
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from envoy.config.core.v3 import base_pb2
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
@@ -137,6 +142,22 @@ class Sink(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[misc]
                 assert queue is not None
                 queue.put_nowait(entry)
         return als_pb2.StreamAccessLogsResponse()
+
+
+def plain_ca(name: str = "plain", signer: Any = None) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """A CA as others make it: no name constraints, so that only Envoy's own checks stand between.
+
+    Self-signed, or an intermediate one of `signer` (certificate and key).
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    now, hour = datetime.datetime.now(datetime.UTC), datetime.timedelta(hours=1)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    issuer = signer[0].subject if signer else subject
+    serial = x509.random_serial_number()
+    builder = x509.CertificateBuilder(issuer, subject, key.public_key(), serial, now - hour, now + hour)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0 if signer else 1), critical=True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    return builder.sign(signer[1] if signer else key, hashes.SHA256()), key
 
 
 @dataclass

@@ -10,25 +10,12 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-from envoy_harness import DOMAIN, Pki, Pod, call, eventually, handshake, running_pod
+from envoy_harness import DOMAIN, Pki, Pod, call, eventually, handshake, plain_ca, running_pod
 
 from secure_mcp_grpc import certs, envoy_config
 
 NOW = datetime.datetime.now(datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
-
-
-def plain_ca() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """A CA as others make it: no name constraints, so that only Envoy's SAN matcher stands between."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "plain")])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW - HOUR, NOW + HOUR)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    return builder.sign(key, hashes.SHA256()), key
 
 
 def trust(pki: Pki, *cas: x509.Certificate) -> None:
