@@ -8,13 +8,14 @@ records are the same to the byte, and (chain, seq) names them.
 import asyncio
 import json
 import logging
-import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import grpc
+from envoy.service.accesslog.v3 import als_pb2
 
 from authz_service.journal_files import Position, read_lines
 from authz_service.metrics import Metrics
@@ -24,9 +25,13 @@ __all__ = ["Shipper", "read_cursor"]
 
 logger = logging.getLogger(__name__)
 
-_TS = re.compile(rb'"ts":"([0-9TZ:.+-]{20,40})"')
-_MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
-"""Half of what a gRPC server accepts by default."""
+_TS: Final = b'"ts":"'
+_TS_LENGTH: Final = len("2026-11-20T21:40:00.123456Z")
+_PIECE: Final = 200
+"""Most records that are read and encoded at a time: less than a millisecond."""
+_PIECE_BYTES: Final = 256 * 1024
+_MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+"""A batch ends behind the piece that reaches this."""
 _FIRST_RETRY_S: Final = 0.1
 _LAST_RETRY_S: Final = 5.0
 
@@ -84,15 +89,22 @@ class Shipper:
 
     async def _ship(self) -> int:
         """Send the next batch and move the cursor behind it; returns how many records were in it."""
-        lines, after = read_lines(self._directory, self.position, _MAX_BATCH_BYTES, self._max_batch)
-        if not lines:
+        batch = _Batch(self.position)
+        if not batch.read(self._directory, self._max_batch):
             return 0
-        await als.send_batch(self._channel, headers.LOG_AUTHZ, self._node_id, [_entry(line) for line in lines])
-        self.position = after
-        self.unshipped = max(0, self.unshipped - len(lines))
-        self._metrics.journal_shipped.inc(len(lines))
-        await asyncio.to_thread(_write_cursor, self._directory, after)
-        return len(lines)
+        await als.send_messages(self._channel, self._messages(batch))
+        self.position = batch.position
+        self.unshipped = max(0, self.unshipped - batch.records)
+        self._metrics.journal_shipped.inc(batch.records)
+        await asyncio.to_thread(_write_cursor, self._directory, batch.position)
+        return batch.records
+
+    async def _messages(self, batch: "_Batch") -> AsyncIterator[als_pb2.StreamAccessLogsMessage]:
+        """A batch in small pieces: between two of them, decisions are made."""
+        while batch.lines:
+            yield als.message(headers.LOG_AUTHZ, self._node_id, map(_entry, batch.lines))
+            await asyncio.sleep(0)
+            batch.read(self._directory, self._max_batch)
 
     async def close(self, task: asyncio.Task[None], *, timeout_s: float) -> None:
         """Ship what is left within `timeout_s` seconds, then end `task` (which runs `run`). The rest keeps."""
@@ -147,12 +159,44 @@ def _lines_after(directory: Path, position: Position) -> Iterator[bytes]:
         yield from lines
 
 
+class _Batch:
+    """What one stream carries: read piece by piece, and how far that went."""
+
+    def __init__(self, position: Position) -> None:
+        self.position = position
+        self.records = 0
+        self.lines: list[bytes] = []
+        self._size_bytes = 0
+
+    def read(self, directory: Path, most: int) -> bool:
+        """The next piece into `lines`; False when there is no more, or enough."""
+        self.lines = []
+        left = min(_PIECE, most - self.records)
+        if left > 0 and self._size_bytes < _MAX_BATCH_BYTES:
+            self.lines, self.position = read_lines(directory, self.position, _PIECE_BYTES, left)
+        self.records += len(self.lines)
+        self._size_bytes += sum(map(len, self.lines))
+        return bool(self.lines)
+
+
 def _entry(line: bytes) -> als.Record:
     """The line and its time; a damaged line is shipped as it is, made text, for the sink to set aside."""
-    found = _TS.search(line)
     try:
-        time_ns = round(datetime.fromisoformat(found[1].decode()).timestamp() * 1e6) * 1000 if found else 0
         line.decode()
+        return _time_ns(line), line
     except ValueError:
         return 0, line.decode(errors="backslashreplace").encode()
-    return time_ns, line
+
+
+def _time_ns(line: bytes) -> int:
+    """The time in a record, 0 without one. Raises `ValueError`."""
+    start = line.find(_TS) + len(_TS)
+    text = line[start : start + _TS_LENGTH]
+    if start < len(_TS) or text[-1:] != b"Z" or text[19:20] != b".":
+        return 0
+    return (_seconds(text[:19]) * 1_000_000 + int(text[20:26])) * 1000
+
+
+@lru_cache(maxsize=64)
+def _seconds(text: bytes) -> int:
+    return int(datetime.fromisoformat(f"{text.decode()}+00:00").timestamp())

@@ -9,7 +9,8 @@ sent again.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 
 import grpc
@@ -19,7 +20,7 @@ from envoy.service.accesslog.v3 import als_pb2
 
 from secure_mcp_grpc import headers, lifecycle, logs
 
-__all__ = ["METHOD", "AlsSender", "Record", "send_batch", "sink_channel"]
+__all__ = ["METHOD", "AlsSender", "Record", "message", "send_batch", "send_messages", "sink_channel"]
 
 METHOD = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 logger = logging.getLogger(__name__)
@@ -57,12 +58,34 @@ async def send_batch(
     channel: grpc.aio.Channel, log_name: str, node_id: str, records: Sequence[Record], *, timeout_s: float = 10.0
 ) -> None:
     """Send `records` and wait until the sink has made them durable; raises `grpc.aio.AioRpcError` otherwise."""
-    call = channel.stream_unary(
+
+    async def only() -> AsyncIterator[als_pb2.StreamAccessLogsMessage]:
+        yield message(log_name, node_id, records)
+
+    await send_messages(channel, only(), timeout_s=timeout_s)
+
+
+async def send_messages(
+    channel: grpc.aio.Channel, messages: AsyncIterator[als_pb2.StreamAccessLogsMessage], *, timeout_s: float = 10.0
+) -> None:
+    """Send `messages` on one stream and wait until the sink has made them durable.
+
+    Raises `grpc.aio.AioRpcError` otherwise, and whatever `messages` raises.
+    """
+    method = channel.stream_unary(
         METHOD,
         request_serializer=als_pb2.StreamAccessLogsMessage.SerializeToString,
         response_deserializer=als_pb2.StreamAccessLogsResponse.FromString,
     )
-    await call(iter([message(log_name, node_id, records)]), timeout=timeout_s)
+    call = method(None, timeout=timeout_s)
+    try:
+        with suppress(asyncio.InvalidStateError):  # it ended before its time: the answer says why
+            async for each in messages:
+                await call.write(each)
+            await call.done_writing()
+        await call
+    finally:
+        call.cancel()
 
 
 class AlsSender:

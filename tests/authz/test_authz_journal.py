@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -233,3 +234,144 @@ def test_reading_goes_on_over_missing_and_unfinished_ends(tmp_path: Path) -> Non
 
     assert seen == [b"a", b"b", b"c" * 100, b"d"]
     assert position == Position(3, 103)
+
+
+class Fsync:
+    """`os.fsync` of a disk that can fail."""
+
+    def __init__(self) -> None:
+        self.error: int | None = None
+        self.calls = 0
+
+    def __call__(self, descriptor: int) -> None:
+        self.calls += 1
+        if self.error is not None:
+            raise OSError(self.error, os.strerror(self.error))
+        os.fsync(descriptor)
+
+
+async def test_failed_fsync_is_not_forgotten(tmp_path: Path) -> None:
+    """Ours: what a failed fsync may have lost, the next one does not bring back: refuse, and say so in the chain."""
+    fsync = Fsync()
+    journal = Journal(tmp_path / "j", "node", rotate_bytes=1_000_000, fsync=fsync)
+    journal.append(record())
+    await journal.sync()
+    journal.append(record())
+    journal.append(record())
+
+    fsync.error = errno.EIO
+    await journal.sync()
+    assert not journal.available
+    for _ in range(2):
+        with pytest.raises(JournalUnavailableError):
+            journal.append(record())
+    journal.check()
+    await journal.sync()
+    assert not journal.available
+    assert len(journal_files.files(tmp_path / "j")) == 1, "a disk that stays broken fills nothing"
+
+    fsync.error = None
+    journal.check()
+    assert not journal.available, "only a good fsync ends it"
+    await journal.sync()
+    assert journal.available
+    journal.append(record())
+    await journal.close()
+
+    check_chains(tmp_path / "j")
+    assert list(journal_files.files(tmp_path / "j")) == [1, 2]
+    entries = records(tmp_path / "j")
+    assert [entry["kind"] for entry in entries] == ["start", *["decision"] * 3, "gap", "gap", "decision"]
+    assert entries[4]["reason"] == "journal_unsynced"
+    assert entries[4]["rule"] == "records 3 to 4 could not be forced to the disk"
+    assert entries[5]["rule"] == "2 requests were refused without a record"
+    assert not (tmp_path / "j" / "probe").exists()
+
+
+async def test_fsync_that_fails_again_keeps_refusing(tmp_path: Path) -> None:
+    """Ours: the record of the doubt must itself be on the disk before anything is decided."""
+    fsync = Fsync()
+    journal = Journal(tmp_path / "j", "node", rotate_bytes=1_000_000, fsync=fsync)
+    await journal.sync()
+    journal.append(record())
+    fsync.error = errno.EIO
+    await journal.sync()
+
+    real, fsync.error = os.fsync, None
+    probes = 0
+
+    def second_fails(descriptor: int) -> None:
+        nonlocal probes
+        probes += 1
+        if probes > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    journal._fsync = second_fails
+    await journal.sync()
+    assert not journal.available
+    journal._fsync = real
+    await journal.sync()
+    assert journal.available
+    await journal.close()
+    check_chains(tmp_path / "j")
+    assert [entry["rule"] for entry in records(tmp_path / "j") if entry["kind"] == "gap"] == [
+        "records 2 to 2 could not be forced to the disk",
+        "records 2 to 3 could not be forced to the disk",
+    ]
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EIO, errno.EDQUOT])
+async def test_disk_that_takes_nothing_refuses(tmp_path: Path, error: int) -> None:
+    """Ours: a file system gone read-only, broken or over quota is a full disk to us."""
+    broken = False
+
+    def write(descriptor: int, content: bytes) -> int:
+        if broken:
+            raise OSError(error, os.strerror(error))
+        return os.write(descriptor, content)
+
+    journal = Journal(tmp_path / "j", "node", rotate_bytes=1_000_000, write=write)
+    broken = True
+    for _ in range(2):
+        with pytest.raises(JournalUnavailableError):
+            journal.append(record())
+        journal.check()
+    assert not journal.available
+    assert not journal.append_anchor(lambda *_: record())
+    broken = False
+    journal.check()
+    assert journal.available
+    await journal.close()
+    check_chains(tmp_path / "j")
+
+
+async def test_new_file_is_forced_to_the_disk_by_name(tmp_path: Path) -> None:
+    """POSIX, fsync: a file's name is in its directory, which needs an fsync of its own."""
+    synced: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append("directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    journal = Journal(tmp_path / "j", "node", rotate_bytes=4096, fsync=fsync)
+    await journal.sync()
+    await journal.sync()
+    assert synced == ["file", "directory"]
+    for _ in range(8):
+        journal.append(record("x" * 200))
+    await journal.sync()
+    assert synced[2:] == ["file", "file", "directory"]
+    await journal.close()
+
+
+async def test_damaged_end_is_named_by_the_next_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Ours: the chain of chains goes on behind a record that was tampered with, so that only it is a finding."""
+    await Journal(tmp_path / "j", "node", rotate_bytes=1_000_000).close()
+    path = tmp_path / "j" / "journal-00000001.jsonl"
+    stated = records(tmp_path / "j")[0]["hash"]
+    path.write_bytes(path.read_bytes().replace(b'"start"', b'"begin"'))
+
+    await Journal(tmp_path / "j", "node", rotate_bytes=1_000_000).close()
+
+    assert records(tmp_path / "j")[1]["prev"] == stated
+    assert "journal_damaged" in caplog.text

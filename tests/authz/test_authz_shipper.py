@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from authz_service.journal import Journal
 from authz_service.metrics import Metrics
-from authz_service.shipper import Shipper, read_cursor
+from authz_service.shipper import Shipper, _entry, read_cursor
 from secure_mcp_grpc import als
 from secure_mcp_grpc.records import DecisionRecord
 
@@ -24,6 +24,7 @@ class Sink:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.batches: list[int] = []
+        self.streams = 0
         self.log_names: set[str] = set()
         self.starts_ns: list[int] = []
         self.refuse = False
@@ -33,6 +34,7 @@ class Sink:
         received = [als_pb2.StreamAccessLogsMessage.FromString(message) async for message in messages]
         if self.refuse:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not durable")
+        self.streams += 1
         for message in received:
             self.log_names.add(message.identifier.log_name)
             self.batches.append(len(message.http_logs.log_entry))
@@ -199,3 +201,33 @@ async def test_closing_ships_what_is_left(journal: Journal, directory: Path, sho
             append(journal, 5)
             await asyncio.sleep(0)
         assert len(sink.lines) == 6
+
+
+async def test_a_backlog_travels_in_small_messages_on_one_stream(
+    journal: Journal, directory: Path, short_dir: Path
+) -> None:
+    """Ours: decisions are made between two messages, and one acknowledgement is waited for, not many."""
+    sink = Sink()
+    append(journal, 1000)
+    async with (
+        serving(sink, short_dir / "s"),
+        shipping(journal, directory, short_dir / "s", max_batch=1001) as shipper,
+    ):
+        await acknowledged(shipper)
+
+    assert sink.lines == journal_lines(directory)
+    assert sink.streams == 1
+    assert sink.batches == [200, 200, 200, 200, 200, 1]
+
+
+def test_entry_starts_when_its_record_says() -> None:
+    """Ours: RFC 3339 with microseconds, as `records.timestamp` writes it; 0 where there is no such time."""
+    assert _entry(b'{"kind":"start","ts":"2026-11-20T21:40:00.123456Z"}')[0] == 1795210800_123456000
+    for odd in (
+        b"",
+        b"{}",
+        b'{"ts":""}',
+        b'{"ts":"2026-11-20T21:40:00.123456+"}',
+        b'{"ts":"2026-99-20T21:40:00.123456Z"}',
+    ):
+        assert _entry(odd)[0] == 0
