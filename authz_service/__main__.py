@@ -34,7 +34,7 @@ async def run(settings: AuthzSettings) -> None:
     socket = lifecycle.socket_path(lifecycle.private_directory(settings.run_dir), PART)
     registry = new_registry(PART)
     metrics = Metrics(registry)
-    files = PolicyFiles(settings.model_file, settings.policy_file, settings.decision_cache)
+    files = PolicyFiles.of(settings)
     try:
         contents = files.read()
         policy = files.load(contents)

@@ -1,11 +1,11 @@
 """Settings of authz_service."""
 
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from authz_service.audit.settings import JournalSettings
+from authz_service.policy.settings import PolicySettings
 from authz_service.quotas.settings import QuotaSettings
 from authz_service.redis_settings import RedisSettings
 from authz_service.revocations.settings import RevocationSettings
@@ -14,10 +14,10 @@ from authz_service.tokens.settings import TokenSettings
 
 __all__ = ["AuthzSettings"]
 
-_HERE = Path(__file__).parent
 
-
-class AuthzSettings(ServerSettings, JournalSettings, QuotaSettings, RevocationSettings, RedisSettings, TokenSettings):
+class AuthzSettings(
+    ServerSettings, PolicySettings, JournalSettings, QuotaSettings, RevocationSettings, RedisSettings, TokenSettings
+):
     """Section `authz` of the file, environment variables `MCP_AUTHZ_*`."""
 
     section: ClassVar[str] = "authz"
@@ -27,15 +27,6 @@ class AuthzSettings(ServerSettings, JournalSettings, QuotaSettings, RevocationSe
     """Address of the Prometheus metrics."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9090
     """Their port; 0 lets the system choose, the announcement states it."""
-
-    policy_file: Path = _HERE / "policy.csv"
-    """Casbin policy (CSV). The default grants nothing."""
-
-    model_file: Path = _HERE / "model.conf"
-    """Casbin model."""
-
-    policy_poll_s: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """How often both files are looked at. A change is in force after two looks that agree."""
 
     sink_address: str = ""
     """gRPC address of the access log server; empty means `unix:<run_dir>/sink.sock`."""
@@ -49,7 +40,7 @@ class AuthzSettings(ServerSettings, JournalSettings, QuotaSettings, RevocationSe
     max_body_bytes: Annotated[int, Field(ge=1024, le=3 * 1024 * 1024)] = 1024 * 1024
     """Largest request body that is judged; a larger one is refused."""
 
-    steps: Annotated[tuple[str, ...], Field(min_length=1)] = ("identity", "policy")
+    steps: Annotated[tuple[str, ...], Field(min_length=1)] = ("identity", "revocation", "quarantine", "quota", "policy")
     """The decision, step by step: the built-in ones, each once, and names of entry points of the group
     `secure_mcp_grpc.decision_steps` among them. The first step that refuses decides."""
 
@@ -59,6 +50,3 @@ class AuthzSettings(ServerSettings, JournalSettings, QuotaSettings, RevocationSe
 
     certificate_cache: Annotated[int, Field(ge=1)] = 1024
     """Client certificates remembered as read."""
-
-    decision_cache: Annotated[int, Field(ge=1)] = 4096
-    """Answers of the policy remembered, until it changes."""
