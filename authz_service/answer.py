@@ -1,12 +1,16 @@
 """A decision as Envoy and the journal want it: CheckResponse bytes and a DecisionRecord. Pure."""
 
 import math
+from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 
 from authz_service.case import Case
 from authz_service.identity import Identity
@@ -155,7 +159,16 @@ def _refuse(response: CheckResponse, verdict: Deny) -> None:
     _add_header(denied.headers, "grpc-status", str(int(verdict.code)))
     _add_header(denied.headers, "grpc-message", percent_encode(verdict.sentence))
     if verdict.retry_after_s:
-        _add_header(denied.headers, "retry-after", str(max(1, math.ceil(verdict.retry_after_s))))
+        wait_s = max(1, math.ceil(verdict.retry_after_s))
+        _add_header(denied.headers, "retry-after", str(wait_s))
+        _add_header(denied.headers, "grpc-status-details-bin", _details(verdict, wait_s))
+
+
+def _details(verdict: Deny, wait_s: int) -> str:
+    """A google.rpc.Status with RetryInfo, base64 without padding (gRPC over HTTP/2, "Binary-Header")."""
+    status = Status(code=int(verdict.code), message=verdict.sentence)
+    status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=wait_s)))
+    return b64encode(status.SerializeToString()).rstrip(b"=").decode()
 
 
 def percent_encode(sentence: str) -> str:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from authz_service.checker import Checker
 from authz_service.identity import IdentityReader
 from authz_service.journal import Journal
+from authz_service.limits import build_limits
 from authz_service.lists import FILTER, ListMetrics, Lists
 from authz_service.metrics import Metrics
 from authz_service.pipeline import Pipeline, Step, arrange
@@ -57,9 +58,17 @@ def assemble(
     closing.push_async_callback(tokens.close)
     jobs += tokens.jobs
     components |= tokens.components
+    limits = build_limits(settings, registry, journal.note)
+    closing.push_async_callback(limits.close)
+    jobs += limits.jobs
+    components |= limits.components
     certificates = IdentityReader(settings.trust_domains, settings.certificate_cache)
     built_in: dict[str, Sequence[Step]] = {
-        "identity": (IdentityStep(settings.auth_type, certificates, tokens.authenticators), MessageStep(settings.max_body_bytes)),
+        "identity": (
+            IdentityStep(settings.auth_type, certificates, tokens.authenticators),
+            MessageStep(settings.max_body_bytes),
+        ),
+        **{name: (step,) for name, step in limits.steps.items()},
         "policy": (PolicyStep(),),
     }
     pipeline = Pipeline(arrange(settings.steps, built_in), timeout_s=settings.decision_timeout_s)

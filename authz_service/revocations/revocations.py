@@ -13,12 +13,12 @@ from typing import Final
 
 from redis.asyncio import Redis
 
+from authz_service.limits_metrics import LimitsMetrics
 from authz_service.redis_link import RedisLink
 from authz_service.revocations import shared
 from authz_service.revocations.entry import Damaged, Entry, merged
 from authz_service.revocations.file import RevocationFile
 from authz_service.revocations.in_force import InForce
-from authz_service.revocations.metrics import LimitsMetrics
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.records import DecisionRecord, timestamp

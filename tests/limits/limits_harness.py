@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from authz_service.redis_link import RedisLink
 from authz_service.revocations.file import RevocationFile
-from authz_service.revocations.metrics import LimitsMetrics
+from authz_service.limits_metrics import LimitsMetrics
 from authz_service.revocations.revocations import Revocations
 from secure_mcp_grpc.records import DecisionRecord
 

@@ -1,7 +1,5 @@
 """Metrics of shared state, quotas and revocations, declared once."""
 
-from collections.abc import Callable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 __all__ = ["LimitsMetrics"]
@@ -18,7 +16,6 @@ class LimitsMetrics:
             "1 while Redis answers, or none is configured; 0 means quotas are local and changes do not arrive.",
             registry=registry,
         )
-        self.shared_state_up.set(1)
         self.revocations = Gauge(
             "mcp_authz_revocations", "Revocations and quarantines in force, or about to be lifted.", registry=registry
         )
@@ -39,5 +36,5 @@ class LimitsMetrics:
             "mcp_authz_quota_fallbacks_total", "Calls counted here because Redis was lost.", registry=registry
         )
 
-    def count_with(self, counters: Callable[[], int]) -> None:
-        self.quota_counters.set_function(lambda: float(counters()))
+    def link(self, up: bool) -> None:
+        self.shared_state_up.set(float(up))

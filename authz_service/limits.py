@@ -1,0 +1,78 @@
+"""Builds what limits callers from the settings: quotas, revocations, and the Redis behind both."""
+
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from authz_service.limits_metrics import LimitsMetrics
+from authz_service.pipeline import Step
+from authz_service.policy_announcer import PolicyAnnouncer
+from authz_service.quotas.local import LocalQuotas
+from authz_service.quotas.shared import SharedQuotas
+from authz_service.redis_link import RedisLink
+from authz_service.revocations.file import RevocationFile
+from authz_service.revocations.revocations import Revocations
+from authz_service.settings import AuthzSettings
+from authz_service.steps.quarantine import QuarantineStep
+from authz_service.steps.quota import QuotaStep
+from authz_service.steps.revocation import RevocationStep
+from secure_mcp_grpc import logs
+from secure_mcp_grpc.records import DecisionRecord
+
+__all__ = ["Limits", "build_limits"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Limits:
+    """Steps by name, and what runs beside them."""
+
+    steps: dict[str, Step]
+    link: RedisLink | None = None
+    jobs: list[Coroutine[Any, Any, None]] = field(default_factory=list)
+    components: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    """`shared_state`: Redis answers, or none is configured, and what it and the file hold can be read."""
+
+    def announcer(self, version: Callable[[], str]) -> PolicyAnnouncer | None:
+        """Tells other sidecars of a policy that was loaded; None without Redis."""
+        return PolicyAnnouncer(self.link, version) if self.link is not None else None
+
+    async def close(self) -> None:
+        if self.link is not None:
+            await self.link.close()
+
+
+def build_limits(
+    settings: AuthzSettings, registry: CollectorRegistry, note: Callable[[DecisionRecord], None]
+) -> Limits:
+    """Raises `UserError` for a URL or a file of revocations that cannot be used; connects to nothing."""
+    metrics = LimitsMetrics(registry)
+    url = settings.redis_location()
+    refuse = settings.when_redis_is_lost == "refuse"
+    link = (
+        RedisLink(url, timeout_s=settings.redis_timeout_s, node=settings.node_id, changed=metrics.link) if url else None
+    )
+    metrics.link(link is None)
+    if link is None and refuse:
+        logs.event(logger, logging.WARNING, "when_redis_is_lost_has_no_effect", why="redis_url is not set")
+    revocations = Revocations(
+        RevocationFile(settings.revocations_file), link, note, metrics, refuse_without_redis=refuse
+    )
+    local = LocalQuotas(settings.quota_max_keys)
+    metrics.quota_counters.set_function(lambda: float(local.size))
+    shared = SharedQuotas(link, local, metrics.quota_fallbacks.inc, refuse=refuse) if link is not None else local
+    quotas = [spec.quota() for spec in settings.quotas]
+    return Limits(
+        steps={
+            "revocation": RevocationStep(revocations),
+            "quarantine": QuarantineStep(revocations),
+            "quota": QuotaStep(quotas, shared.take),
+        },
+        link=link,
+        jobs=[revocations.run(), *([link.run()] if link is not None else [])],
+        components={"shared_state": lambda: revocations.well and (link is None or link.up)},
+    )
