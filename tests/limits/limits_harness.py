@@ -16,9 +16,9 @@ from typing import Any
 import redis
 from prometheus_client import CollectorRegistry
 
+from authz_service.limits_metrics import LimitsMetrics
 from authz_service.redis_link import RedisLink
 from authz_service.revocations.file import RevocationFile
-from authz_service.limits_metrics import LimitsMetrics
 from authz_service.revocations.revocations import Revocations
 from secure_mcp_grpc.records import DecisionRecord
 

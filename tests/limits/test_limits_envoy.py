@@ -1,6 +1,5 @@
 """A refusal for a quota, through a real Envoy."""
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
