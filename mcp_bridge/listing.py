@@ -134,7 +134,7 @@ class PolicyLists:
         try:
             response: pb.FilterResponse = await self._filter(request, timeout=self._timeout_s, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
-            logs.event(logger, logging.ERROR, "policy_not_asked", status=error.code().name)
+            logs.event(logger, logging.WARNING, "policy_not_asked", status=error.code().name)
             raise unavailable("authz_service did not say what of the list may be shown; try again") from None
         return response
 

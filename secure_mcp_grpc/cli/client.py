@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -18,11 +18,14 @@ from secure_mcp_grpc.errors import UserError
 
 if TYPE_CHECKING:
     from mcp import Client
+    from mcp_types import RequestParamsMeta
 
     from mcp_bridge.client import Identity
 
 __all__ = ["call_tool", "list_tools"]
 
+_EXPLAIN, _HIDDEN = "secure-mcp-grpc/explain", "secure-mcp-grpc/hidden"
+"""Keys of `_meta`; see `mcp_bridge.listing`."""
 _TOKEN_ENV = "MCP_TOKEN"  # noqa: S105 - a name, not a token
 _IDENTITY_HELP = "Who calls: a name under DIR/certs, or a directory with tls.crt, tls.key and ca.crt."
 AsOption = Annotated[
@@ -47,22 +50,39 @@ def list_tools(
     token_file: TokenOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="Also what is hidden and why; needs the right grpc:explain.")
+    ] = False,
 ) -> None:
-    """List the tools of the protected server."""
+    """List the tools of the protected server that the caller may use."""
 
     async def work(client: "Client") -> int:
-        tools = (await client.list_tools()).tools
+        result = await client.list_tools(meta=cast("RequestParamsMeta", {_EXPLAIN: True}) if why else None)
+        tools, hidden = result.tools, (result.meta or {}).get(_HIDDEN)
         if as_json:
-            _print_json([tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools])
+            shown = [tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools]
+            _print_json({"tools": shown, "hidden": hidden} if why else shown)
             return 0
         table = Table("Tool", "Arguments", "Description")
         for tool in tools:
             arguments = ", ".join((tool.input_schema or {}).get("properties", {}))
             table.add_row(escape(tool.name), escape(arguments), escape((tool.description or "").strip().split("\n")[0]))
         Console().print(table)
+        if why:
+            _print_hidden(hidden)
         return 0
 
     raise typer.Exit(_run(as_, server, token_file, home, work))
+
+
+def _print_hidden(hidden: Any) -> None:
+    if not isinstance(hidden, list):
+        Console().print("The policy does not let this caller ask why tools are hidden: grpc:explain on tools/list.")
+        return
+    table = Table("Hidden", "Why", "Rule")
+    for one in hidden:
+        table.add_row(*(escape(str(one.get(key, ""))) for key in ("name", "message", "rule")))
+    Console().print(table)
 
 
 def call_tool(

@@ -354,6 +354,19 @@ async def test_long_list_is_judged_in_portions(policy: tuple[Policy, str]) -> No
     assert counts == {"shown": 602, "hidden": 601, "unusable": 1}
 
 
+async def test_page_with_too_many_items_is_refused(policy: tuple[Policy, str]) -> None:
+    """Ours: the time that a list takes is bounded."""
+    spy = Spy()
+    items = b",".join(b'{"name":"t%d"}' % number for number in range(20_001))
+    spy.answer = b'{"jsonrpc":"2.0","id":1,"result":{"tools":[' + items + b"]}}"
+    async with filtered(spy, policy[1]) as bridge, bridge.channel() as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="more than 20000 items") as refused:
+            await send(channel, "Call", request("tools/list"))
+
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert policy[0].asked == []
+
+
 async def test_bridge_process_asks_authz_beside_it(tmp_path: Path) -> None:
     """Ours: by default the socket `authz.sock` of the same run directory."""
     policy = Policy({"model-a": {"spare"}})

@@ -14,9 +14,10 @@ from mcp_grpc_transport_proto import mcp_pb2_grpc
 
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 from secure_mcp_grpc.v1 import mcp_transport_pb2_grpc as pb_grpc
+from secure_mcp_grpc.v1 import policy_query_pb2, policy_query_pb2_grpc
 
 SEES = {"model-a": {"echo", "count", "slow", "git_log"}, "model-b": {"git_status"}}
-RULE = "p, role:session, tools/call, git_status, allow\np, role:session, grpc:explain, tools/list, allow\n"
+RULE = "p, model-b, tools/call, git_status, allow\np, model-a, grpc:explain, *, deny\n"
 LIST = pb.Request(
     method="tools/list",
     protocol_version="2026-07-28",
@@ -36,8 +37,8 @@ LIST = pb.Request(
 
 @pytest.fixture(scope="module")
 def stack_with_rule(stack: Stack) -> Stack:
-    """model-b may use one tool, and hear why it does not see the others; model-a has a deny on that tool."""
-    stack.set_policy(POLICY + RULE + "p, model-a, tools/call, git_status, deny\n")
+    """model-b may use one tool, and hear why it does not see the others (`grpc:*`); model-a may not."""
+    stack.set_policy(POLICY + RULE)
     until(lambda: "git_status" in stack.cli("list", "--as", "model-b").stdout)
     return stack
 
@@ -74,6 +75,29 @@ async def test_reasons_are_told_by_right(stack_with_rule: Stack) -> None:
         "reason": "not_permitted",
         "message": "model-b may not call forbidden: no rule allows it",
     }
+
+
+def test_the_command_line_shows_reasons_by_right(stack_with_rule: Stack) -> None:
+    """Ours: `list --why`."""
+    may = stack_with_rule.cli("list", "--why", "--json", "--as", "model-b")
+    may_not = stack_with_rule.cli("list", "--why", "--as", "model-a")
+    shown = json.loads(may.stdout)
+
+    assert {tool["name"] for tool in shown["tools"]} == SEES["model-b"]
+    assert "forbidden" in {one["name"] for one in shown["hidden"]}
+    assert may_not.returncode == 0
+    assert "does not let this caller ask" in may_not.stdout
+    assert "forbidden" not in may_not.stdout
+
+
+async def test_no_client_reaches_the_policy_itself(stack_with_rule: Stack) -> None:
+    """Ours: PolicyQuery is between authz_service and the bridge."""
+    question = policy_query_pb2.FilterRequest(subject="model-a", method="tools/list", names=["echo"])
+    async with stack_with_rule.channel() as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await policy_query_pb2_grpc.PolicyQueryStub(channel).Filter(question, timeout=10)
+
+    assert refused.value.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
 
 
 def test_without_authz_there_is_no_list(stack_with_rule: Stack) -> None:
