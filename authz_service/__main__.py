@@ -34,7 +34,7 @@ async def run(settings: AuthzSettings) -> None:
     socket = lifecycle.socket_path(lifecycle.private_directory(settings.run_dir), PART)
     registry = new_registry(PART)
     metrics = Metrics(registry)
-    files = PolicyFiles.of(settings)
+    files = PolicyFiles.of(settings, token_roles=any(issuer.roles_claim for issuer in settings.issuers))
     try:
         contents = files.read()
         policy = files.load(contents)
@@ -68,6 +68,8 @@ async def run(settings: AuthzSettings) -> None:
     checker = service.checker
     desk = PolicyDesk(checker, journal, metrics)
     watcher = PolicyWatcher(files, contents, desk.loaded, desk.refused, poll_s=settings.policy_poll_s)
+    if service.announcer is not None:
+        service.announcer.connect(watcher.announced, watcher.on_loaded)
     components = {"policy": lambda: not watcher.problem} | service.components
     health = PartHealth()
 

@@ -15,6 +15,7 @@ from authz_service.lists import FILTER, ListMetrics, Lists
 from authz_service.metrics import Metrics
 from authz_service.pipeline import Pipeline, Step, arrange
 from authz_service.policy import Policy
+from authz_service.policy_announcer import PolicyAnnouncer
 from authz_service.server import METHOD
 from authz_service.settings import AuthzSettings
 from authz_service.steps.identity import IdentityStep
@@ -41,6 +42,8 @@ class Service:
     """Run until they are cancelled; one that fails ends the service, which is then restarted."""
     components: dict[str, Callable[[], bool]] = field(default_factory=dict)
     """Name in grpc.health.v1 → whether it is well. The service as a whole depends on `journal` alone."""
+    announcer: PolicyAnnouncer | None = None
+    """Tells other sidecars of a policy that was loaded here, and hears of theirs; None without Redis."""
 
 
 def assemble(
@@ -74,4 +77,5 @@ def assemble(
     pipeline = Pipeline(arrange(settings.steps, built_in), timeout_s=settings.decision_timeout_s)
     checker = Checker(policy, pipeline, journal, metrics)
     lists = Lists(lambda: checker.policy, ListMetrics(registry))
-    return Service(checker, {METHOD: checker.check, FILTER: lists.filter}, jobs, components)
+    announcer = limits.announcer(lambda: checker.policy.version)
+    return Service(checker, {METHOD: checker.check, FILTER: lists.filter}, jobs, components, announcer)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 from casbin.persist.watcher import Watcher
 
+from authz_service.policy import Policy
 from authz_service.redis_link import RedisLink
 from secure_mcp_grpc import logs
 
@@ -40,18 +41,26 @@ class PolicyAnnouncer(Watcher):  # type: ignore[misc] # casbin has no types
         self._callback: Callable[..., Any] | None = None
         link.subscribe(CHANNEL, self._receive)
 
+    def connect(self, look: Callable[[], None], on_loaded: list[Callable[[Policy], None]]) -> None:
+        """Have `look` called when others announce, and announce what is loaded here."""
+        self.set_update_callback(look)
+        on_loaded.append(lambda _: self._announce())
+
     def set_update_callback(self, func: Callable[..., Any]) -> None:
         """`func` is called without arguments when another sidecar has loaded another policy."""
         self._callback = func
 
     def update(self) -> bool:
         """Announce the policy in force; True as Casbin wants it, also where Redis is lost and nobody hears."""
-        announcement = _Announcement(self._link.node, self._link.instance, self._version())
-        self._link.publish(CHANNEL, msgspec.json.encode(announcement))
+        self._announce()
         return True
 
     def close(self) -> None:
         self._callback = None
+
+    def _announce(self) -> None:
+        announcement = _Announcement(self._link.node, self._link.instance, self._version())
+        self._link.publish(CHANNEL, msgspec.json.encode(announcement))
 
     def _receive(self, message: bytes) -> None:
         try:
