@@ -29,7 +29,6 @@ __all__ = ["NEVER", "ROLE", "Book", "Effect", "Held", "effect_of", "problems_of"
 
 ROLE: Final = "role:"
 _CACHED: Final = 65_536
-_CHECKS: Final = Checks(token_roles=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +105,23 @@ def problems_of(
 class Book:
     """One policy, its rules, and the contents of its two files; made anew for each change that is tried."""
 
-    def __init__(self, model: bytes, policy: bytes, *, model_name: str, policy_name: str) -> None:
-        """Raises `PolicyError` for what the service would refuse whatever it knows of tokens and tools."""
+    def __init__(
+        self, model: bytes, policy: bytes, *, model_name: str, policy_name: str, methods: frozenset[str] = frozenset()
+    ) -> None:
+        """`methods` are those of extensions of MCP that rules may name.
+
+        Raises `PolicyError` for what the service would refuse whatever it knows of tokens and tools.
+        """
+        checks = Checks(token_roles=True, methods=methods)
         self.policy: Policy = load_policy(
-            model, policy, model_name=model_name, policy_name=policy_name, cached=_CACHED, checks=_CHECKS
+            model, policy, model_name=model_name, policy_name=policy_name, cached=_CACHED, checks=checks
         )
         self.file = policy_name
         self.extras = tuple(extra.text for extra in read_model(model, model_name).extras)
         """What the model's matcher asks beyond subject, method, name and condition: only the engine knows of it."""
         self._contents = (model, policy)
-        self._model_name = model_name
+        self._names = {"model_name": model_name, "policy_name": policy_name}
+        self._methods = methods
         self._graph = Roles(self.policy.rules.groupings)
         self._rules_of: dict[str, list[Rule]] = defaultdict(list)
         for rule in self.policy.rules.rules:
@@ -171,7 +177,7 @@ class Book:
             lines[number - 1] = b""
         if plus:
             lines.append(plus.encode())
-        return Book(model, b"\n".join(lines), model_name=self._model_name, policy_name=self.file)
+        return Book(model, b"\n".join(lines), methods=self._methods, **self._names)
 
     def _find_held(self, subject: str, roles: tuple[str, ...]) -> tuple[Held, ...]:
         names = (subject, *self.policy.roles(subject, roles))

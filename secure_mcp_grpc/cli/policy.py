@@ -1,6 +1,7 @@
 """`secure-mcp-grpc policy`: tools for the owner of a policy. They ask the engine that decides in production."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 
 from secure_mcp_grpc.cli import policy_input
 from secure_mcp_grpc.cli.options import HomeOption
-from secure_mcp_grpc.cli.policy_input import JsonOption, ModelOption, PolicyOption
+from secure_mcp_grpc.cli.policy_input import ConfigOption, Files, JsonOption, ModelOption, PolicyOption
 from secure_mcp_grpc.cli.policy_output import Printer
 from secure_mcp_grpc.cli.policy_replay import replay
 from secure_mcp_grpc.errors import UserError
@@ -40,12 +41,14 @@ def check(
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count, too.")] = False,
     model: ModelOption = None,
+    config: ConfigOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what the service would refuse and what is odd, as FILE:LINE: SENTENCE. Exit code 1 for what is refused."""
-    path = policy_input.policy_path(file, home)
-    problems = policy_input.problems(path, model, tools, token_roles=token_roles)
+    files = Files.find(file, model, home, config)
+    files = replace(files, tools=tools or files.tools, token_roles=token_roles or files.token_roles)
+    problems = files.problems()
     refused = sum(not problem.warning for problem in problems)
     printer = Printer(as_json=as_json)
     if as_json:
@@ -61,7 +64,7 @@ def check(
     warned = len(problems) - refused
     if not as_json:
         verdict = "would be refused" if refused else "is accepted"
-        typer.echo(f"{path} {verdict}: {_count(refused, 'error')}, {_count(warned, 'warning')}", err=True)
+        typer.echo(f"{files.policy} {verdict}: {_count(refused, 'error')}, {_count(warned, 'warning')}", err=True)
     raise typer.Exit(1 if refused or (strict and warned) else 0)
 
 
@@ -70,6 +73,7 @@ def ask_expected(
     expectations: Annotated[Path, typer.Argument(help="YAML or CSV of expectations.")],
     policy: PolicyOption = None,
     model: ModelOption = None,
+    config: ConfigOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,7 +85,7 @@ def ask_expected(
     wanted = policy_input.expectations(expectations)
     from authz_service.workbench.expectations import failures
 
-    book = policy_input.load(policy_input.policy_path(policy, home), model)
+    book = Files.find(policy, model, home, config).load()
     failed = list(failures(book.policy, wanted))
     printer = Printer(as_json=as_json)
     if as_json:
@@ -121,12 +125,13 @@ def explain(
     roles: RolesOption = "",
     policy: PolicyOption = None,
     model: ModelOption = None,
+    config: ConfigOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether a call is allowed, by which rule and roles, and what would change that."""
     asked = policy_input.arguments(args), policy_input.role_names(roles)
-    book = policy_input.load(policy_input.policy_path(policy, home), model)
+    book = Files.find(policy, model, home, config).load()
     from authz_service.workbench.explain import Question
     from authz_service.workbench.explain import explain as explain_call
 
@@ -155,11 +160,12 @@ def who_can(
     name: NameArgument = "",
     policy: PolicyOption = None,
     model: ModelOption = None,
+    config: ConfigOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the identities and roles that may do it, by which rules, roles and conditions."""
-    book = _plain_book(policy, model, home)
+    book = _plain(Files.find(policy, model, home, config).load())
     rows = []
     for subject in book.subjects():
         effect = book.effect(subject, method, name)
@@ -176,11 +182,12 @@ def can(
     roles: RolesOption = "",
     policy: PolicyOption = None,
     model: ModelOption = None,
+    config: ConfigOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the rules that a subject has: methods, names, effects, conditions, and by which roles."""
-    book = _plain_book(policy, model, home)
+    book = _plain(Files.find(policy, model, home, config).load())
     held = book.held(subject, policy_input.role_names(roles))
     rows = []
     for one in held:
@@ -196,6 +203,7 @@ def diff(
     new: Annotated[Path, typer.Argument(help="Policy file.")],
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit code 1 if anything changes.")] = False,
     model: ModelOption = None,
+    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List who gains and loses what.
@@ -203,7 +211,7 @@ def diff(
     Asked are all subjects of both files about all their patterns of methods and names, and about what overlapping
     patterns have in common. Conditions are compared as text.
     """
-    before, after = (_plain(policy_input.load(path, model)) for path in (old, new))
+    before, after = (_plain(Files.find(path, model, None, config).load()) for path in (old, new))
     from authz_service.workbench.diff import compare
 
     difference = compare(before, after)
@@ -219,10 +227,6 @@ def diff(
         if not difference.overlaps:
             typer.echo("too many patterns: what each two overlapping ones have in common was not examined", err=True)
     raise typer.Exit(1 if exit_code and difference.changes else 0)
-
-
-def _plain_book(policy: Path | None, model: Path | None, home: Path | None) -> "Book":
-    return _plain(policy_input.load(policy_input.policy_path(policy, home), model))
 
 
 def _plain(book: "Book") -> "Book":

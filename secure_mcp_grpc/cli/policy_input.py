@@ -1,12 +1,14 @@
 """What the policy commands read: files, JSON arguments, role lists and moments. Every error is a `UserError`."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import typer
 
@@ -19,15 +21,14 @@ if TYPE_CHECKING:
     from authz_service.workbench.expectations import Expectation
 
 __all__ = [
+    "ConfigOption",
+    "Files",
     "JsonOption",
     "ModelOption",
     "PolicyOption",
     "arguments",
     "expectations",
-    "load",
     "moment",
-    "policy_path",
-    "problems",
     "read",
     "role_names",
 ]
@@ -38,6 +39,7 @@ PolicyOption = Annotated[
 ModelOption = Annotated[
     Path | None, typer.Option("--model", help="Casbin model.", show_default="the service's own", metavar="FILE")
 ]
+ConfigOption = Annotated[Path | None, typer.Option(help="Settings, sidecar.yaml.", envvar="MCP_CONFIG")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 _AGO: Final = re.compile(r"([0-9]{1,9})\s*([smhdw])")
@@ -52,34 +54,57 @@ def read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def policy_path(policy: Path | None, home: Path | None) -> Path:
-    """The file named, or the sidecar's own."""
-    from secure_mcp_grpc.stack.home import Home
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where the service finds its policy and model, and what it knows beside them."""
 
-    return policy or Home.locate(home).policy
+    policy: Path
+    model: Path
+    tools: Path | None
+    token_roles: bool
+    methods: frozenset[str]
 
+    @classmethod
+    def find(cls, policy: Path | None, model: Path | None, home: Path | None, config: Path | None) -> Self:
+        """What is named on the command line, else what the service's settings name, else the sidecar's own policy."""
+        with _engine():
+            from authz_service.settings import AuthzSettings
+        from secure_mcp_grpc.stack.home import Home
 
-def model_path(model: Path | None) -> Path:
-    """The file named, or the model that the service has."""
-    if model is not None:
-        return model
-    with _engine():
-        import authz_service
+        settings = AuthzSettings.load(os.environ, config)
+        own = settings.policy_file if "policy_file" in settings.model_fields_set else Home.locate(home).policy
+        return cls(
+            policy or own,
+            model or settings.model_file,
+            settings.tools_file,
+            settings.token_roles,
+            frozenset(settings.extra_methods),
+        )
 
-    return Path(authz_service.__file__ or "").parent / "model.conf"
-
-
-def load(policy: Path, model: Path | None) -> "Book":
-    """A policy as the service would load it, named in errors as it was named here."""
-    with _engine():
+    def load(self) -> "Book":
+        """The policy as the service would load it, named in errors as it was named here."""
         from authz_service.policy import PolicyError
         from authz_service.workbench.book import Book
 
-    path = model_path(model)
-    try:
-        return Book(read(path), read(policy), model_name=str(path), policy_name=str(policy))
-    except PolicyError as error:
-        raise UserError(str(error)) from None
+        model, policy = read(self.model), read(self.policy)
+        names = {"model_name": str(self.model), "policy_name": str(self.policy)}
+        try:
+            return Book(model, policy, methods=self.methods, **names)
+        except PolicyError as error:
+            raise UserError(str(error)) from None
+
+    def problems(self) -> "Sequence[Problem]":
+        """All that the service would refuse or warn about."""
+        from authz_service.policy import Checks, PolicyError, read_catalog
+        from authz_service.workbench.book import problems_of
+
+        try:
+            catalog = read_catalog(read(self.tools), str(self.tools)) if self.tools is not None else None
+        except PolicyError as error:
+            raise UserError(str(error)) from None
+        checks = Checks(catalog=catalog, token_roles=self.token_roles, methods=self.methods)
+        names = {"model_name": str(self.model), "policy_name": str(self.policy)}
+        return problems_of(read(self.model), read(self.policy), checks, **names)
 
 
 def arguments(text: str) -> dict[str, Any]:
@@ -132,22 +157,6 @@ def moment(text: str, now: datetime, option: str) -> datetime:
             f"{option} {text}: expected a span like 30m, 24h or 7d, or a time like 2026-11-20T21:40:00Z"
         ) from None
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def problems(policy: Path, model: Path | None, tools: Path | None, *, token_roles: bool) -> "Sequence[Problem]":
-    """All that the service would refuse or warn about."""
-    with _engine():
-        from authz_service.policy import Checks, PolicyError
-        from authz_service.policy.catalog import read_catalog
-        from authz_service.workbench.book import problems_of
-
-    path = model_path(model)
-    try:
-        catalog = read_catalog(read(tools), str(tools)) if tools is not None else None
-    except PolicyError as error:
-        raise UserError(str(error)) from None
-    checks = Checks(catalog=catalog, token_roles=token_roles)
-    return problems_of(read(path), read(policy), checks, model_name=str(path), policy_name=str(policy))
 
 
 @contextmanager

@@ -37,6 +37,7 @@ def replay(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for undecided calls, too.")] = False,
     model: policy_input.ModelOption = None,
+    config: policy_input.ConfigOption = None,
     home: HomeOption = None,
     as_json: policy_input.JsonOption = False,
 ) -> None:
@@ -48,7 +49,7 @@ def replay(
     from secure_mcp_grpc.cli.store_reader import StoreReader, read_url
     from secure_mcp_grpc.stack.home import Home
 
-    book = policy_input.load(new, model)
+    book = policy_input.Files.find(new, model, home, config).load()
     now = datetime.now(UTC)
     start, end = policy_input.moment(since, now, "--since"), policy_input.moment(until, now, "--until")
     url = store or read_url(Home.locate(home).secrets / "clickhouse-reader.url")

@@ -63,6 +63,18 @@ def test_check_compares_conditions_with_the_tools(policy: Path, tmp_path: Path) 
     assert "limit" in result.stdout
 
 
+def test_check_knows_what_the_services_settings_say(policy: Path, tmp_path: Path) -> None:
+    """Ours: what the service would refuse depends on its settings; they are read as it reads them."""
+    config = tmp_path / "sidecar.yaml"
+    config.write_text(f"authz: {{policy_file: {policy}, token_roles: true, extra_methods: [acme/do]}}\n")
+    policy.write_text(POLICY + "p, model-a, acme/do, *, allow\n")
+
+    assert run("check", "--config", config).returncode == 0
+    assert "acme/do" in run("can", "model-a", "--config", config).stdout
+    assert run("check", policy).returncode == 1
+    assert_one_line(run("check", policy, env={"MCP_AUTHZ_TOKEN_ROLES": "perhaps"}), "MCP_AUTHZ_TOKEN_ROLES", "perhaps")
+
+
 def test_warnings_count_only_when_strict(tmp_path: Path) -> None:
     """Issue 3: check has refusals and warnings."""
     odd = tmp_path / "odd.csv"
