@@ -51,8 +51,9 @@ class PolicyFiles:
     checks: Checks = Checks()  # noqa: RUF009 # frozen
 
     @classmethod
-    def of(cls, settings: PolicySettings) -> "PolicyFiles":
-        checks = Checks(token_roles=settings.token_roles, methods=frozenset(settings.extra_methods))
+    def of(cls, settings: PolicySettings, *, token_roles: bool = False) -> "PolicyFiles":
+        """`token_roles`: tokens bring roles, whatever the setting of that name says."""
+        checks = Checks(token_roles=token_roles or settings.token_roles, methods=frozenset(settings.extra_methods))
         return cls(settings.model_file, settings.policy_file, settings.decision_cache, settings.tools_file, checks)
 
     @property
