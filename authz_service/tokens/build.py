@@ -76,6 +76,7 @@ def build_authenticators(settings: TokenSettings, registry: CollectorRegistry, *
             tokens.authenticators += _introspection(settings, names, fetchers, metrics, tokens, wait_s)
         elif name not in _BUILT_IN:
             tokens.authenticators.append(load_authenticator(name, settings.authenticator_settings.get(name, {})))
+    tokens.jobs += [one.ring.run() for one in trusted]
     if settings.auth_type == "none":
         tokens.jobs.append(_say_that_nobody_is_asked())
     return tokens
@@ -134,7 +135,6 @@ def _ring(issuer: Issuer, fetcher: Fetcher, metrics: TokenMetrics, tokens: Token
             raise UserError(f"issuer {issuer.name}: the secret in {source.path} is too short for {short[0]}")
         ring.put(keys)
     metrics.watch_age(issuer.name, lambda: ring.age_s)
-    tokens.jobs.append(ring.run())
     tokens.components[f"issuer-{issuer.name}"] = lambda: ring.usable
     tokens.closers.append(ring.close)
     return ring

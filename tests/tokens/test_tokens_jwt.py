@@ -253,7 +253,7 @@ def test_clocks_may_differ_by_the_leeway() -> None:
 
 def test_remembered_token_ends_when_it_ends() -> None:
     """Ours: a cached token is judged by the clock at each use."""
-    judged, text = authenticator(), token(claims(exp=NOW + 10))
+    judged, text = authenticator(), token(claims(iat=NOW, exp=NOW + 10))
 
     assert isinstance(now(judged.authenticate(show(text, now_s=NOW))), Principal)
     assert isinstance(now(judged.authenticate(show(text, now_s=NOW + 14))), Principal)
