@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.http2.connection import Call, Connection, Limits
@@ -118,13 +118,11 @@ class _Connected(asyncio.Protocol):
     # What asyncio says.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("a socket has a transport for both directions")
-        self._transport = transport
+        self._transport = both_ways = cast("asyncio.Transport", transport)  # uvloop's has another base
         if not self._server.connected(self):
-            transport.abort()
+            both_ways.abort()
             return
-        transport.set_write_buffer_limits(_WRITE_BUFFER_BYTES)
+        both_ways.set_write_buffer_limits(_WRITE_BUFFER_BYTES)
         self._patience = self._loop.call_later(_GREETING_S, self.abort)
         self._flush()
 
