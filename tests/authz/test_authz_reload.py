@@ -1,6 +1,10 @@
 """Policy files change while the service runs."""
 
+import asyncio
+import gc
+import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,14 +20,14 @@ NEW = b"p, a, tools/call, new, allow\n"
 class Watched:
     """A watcher over files in `directory`, looked through by hand."""
 
-    def __init__(self, directory: Path, policy: Path) -> None:
+    def __init__(self, directory: Path, policy: Path, tools: Path | None = None, poll_s: float = 0.25) -> None:
         model = directory / "model.conf"
         model.write_bytes(MODEL)
         self.model, self.policy = model, policy
-        files = PolicyFiles(model, policy, 10)
+        files = PolicyFiles(model, policy, 10, tools)
         self.loaded: list[Policy] = []
         self.refused: list[str] = []
-        self.watcher = PolicyWatcher(files, files.read(), self.loaded.append, self.refused.append, poll_s=0.25)
+        self.watcher = PolicyWatcher(files, files.read(), self.loaded.append, self.refused.append, poll_s=poll_s)
 
     async def look(self, times: int = 3) -> None:
         for _ in range(times):
@@ -134,3 +138,79 @@ async def test_broken_model_changes_nothing_and_is_reported(watched: Watched) ->
 
     assert watched.refused[0].startswith("model.conf: ")
     assert not watched.loaded
+
+
+async def test_announced_change_is_loaded_at_once(tmp_path: Path) -> None:
+    """Issue 3: a reload is announced so that every sidecar reloads; here long before the next look is due."""
+    policy = tmp_path / "policy.csv"
+    policy.write_bytes(OLD)
+    watched = Watched(tmp_path, policy, poll_s=3600)
+    in_force = asyncio.Event()
+    watched.watcher.on_loaded.append(lambda policy: in_force.set())
+    running = asyncio.create_task(watched.watcher.run())
+    policy.write_bytes(NEW)
+    watched.watcher.announced()
+    async with asyncio.timeout(5):
+        await in_force.wait()
+    running.cancel()
+
+    assert permits_new(watched)
+
+
+async def test_new_policy_is_in_force_before_it_is_announced(watched: Watched) -> None:
+    """Ours: nobody hears of a policy that may still be refused, nor of one that was."""
+    seen: list[tuple[str, int]] = []
+    watched.watcher.on_loaded.append(lambda policy: seen.append((policy.version, len(watched.loaded))))
+    watched.policy.write_bytes(b"p, a, tools/cal, x, allow\n")
+    await watched.look()
+    assert seen == []
+
+    watched.policy.write_bytes(NEW)
+    await watched.look()
+    assert seen == [(watched.loaded[0].version, 1)]
+
+
+async def test_policy_that_the_tools_contradict_is_refused(tmp_path: Path) -> None:
+    """Issue 3: a condition on an argument the tool's schema does not have; the tools are watched as well."""
+    policy, tools = tmp_path / "policy.csv", tmp_path / "tools.json"
+    policy.write_bytes(b"p, a, tools/call, q, allow, args.limit == 1\n")
+    tools.write_text(json.dumps({"tools": [{"name": "q", "inputSchema": {"properties": {"limit": {}}}}]}))
+    watched = Watched(tmp_path, policy, tools)
+    await watched.look()
+    tools.write_text(json.dumps({"tools": [{"name": "q", "inputSchema": {"properties": {"max": {}}}}]}))
+    await watched.look()
+    tools.write_text("no JSON")
+    await watched.look()
+
+    assert watched.refused == ["policy.csv:1: the tool q has no argument limit", "tools.json: this is not JSON"]
+    assert not watched.loaded
+
+
+async def test_loop_keeps_turning_while_many_rules_are_loaded(watched: Watched) -> None:
+    """Issue 3: 10,000 rules: reload in a second, with no request failing (or waiting) meanwhile.
+
+    The limits are wide, for machines that do other things; the benchmark prints the figures.
+    """
+    lines = [f"p, role:r{n % 100}, tools/call, t{n}, allow, args.n <= {n}" for n in range(10_000)]
+    lines += [f"g, m{n}, role:r{n}" for n in range(100)]
+    watched.policy.write_bytes("\n".join(lines).encode())
+    await watched.look(1)
+    longest = 0.0
+
+    async def turn() -> None:
+        nonlocal longest
+        while True:
+            started = time.perf_counter()
+            await asyncio.sleep(0)
+            longest = max(longest, time.perf_counter() - started)
+
+    turning = asyncio.create_task(turn())
+    started = time.perf_counter()
+    await watched.look(1)
+    took = time.perf_counter() - started
+    turning.cancel()
+
+    assert watched.loaded[0].size == 10_000
+    assert gc.isenabled()
+    assert took < 5
+    assert longest < 0.2
