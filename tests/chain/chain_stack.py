@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,7 @@ class Stack:
     journal: Path
     repository: Path
     seen: int = field(default=0)
+    auth_type: str = "mtls"
 
     @property
     def address(self) -> str:
@@ -138,9 +141,12 @@ def make_repository(path: Path) -> Path:
     return path
 
 
-def sidecar_yaml(home: Home, journal: Path, repository: Path) -> Path:
+def sidecar_yaml(
+    home: Home, journal: Path, repository: Path, changes: Mapping[str, Mapping[str, Any]] | None = None
+) -> Path:
+    """The configuration of the chain tests; `changes` adds to its sections."""
     path = home.root / "sidecar.yaml"
-    document = {
+    document: dict[str, dict[str, Any]] = {
         "common": {"trust_domains": [TRUST_DOMAIN], "node_id": "test"},
         "server": {"host": "127.0.0.1", "port": 0},
         "limits": {
@@ -164,8 +170,36 @@ def sidecar_yaml(home: Home, journal: Path, repository: Path) -> Path:
         "store": {"metrics_port": 0, "port": 0},
         "dashboard": {"metrics_port": 0, "port": 0},
     }
+    for section, values in (changes or {}).items():
+        document.setdefault(section, {}).update(values)
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+@contextmanager
+def running(
+    root: Path, changes: Mapping[str, Mapping[str, Any]] | None = None, home: Home | None = None
+) -> Iterator[Stack]:
+    """`secure-mcp-grpc up` in a process of its own, until everything is ready; it must end in peace."""
+    home = home or make_home(root)
+    journal, repository = root / "recorder.txt", make_repository(root / "repository")
+    config = sidecar_yaml(home, journal, repository, changes)
+    with (root / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            (sys.executable, "-m", "secure_mcp_grpc", "up", "--config", str(config), "--dir", str(root)),
+            stdout=log,
+            stderr=log,
+        )
+    stack = Stack(home, process, journal, repository)
+    try:
+        until(lambda: process.poll() is not None or all_ready(home), 60)
+        assert process.poll() is None, (root / "up.log").read_text()
+        yield stack
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0, (root / "up.log").read_text()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def all_ready(home: Home) -> bool:
