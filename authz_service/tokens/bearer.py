@@ -8,7 +8,7 @@ from secure_mcp_grpc.authenticators import Refusal
 
 __all__ = ["is_jwt", "read_bearer"]
 
-_BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+_CREDENTIALS: Final = re.compile(r" +([A-Za-z0-9._~+/-]+=*)")
 _ANY_BEARER: Final = re.compile(r"(?:^|,)\s*bearer(?:\s|,|$)", re.IGNORECASE)
 _JWT: Final = re.compile(r"e[w-z0-9_-][A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
 """Three parts of which the first is base64url of something that starts with a brace (RFC 7519, 3)."""
@@ -22,8 +22,7 @@ def read_bearer(authorization: str, max_bytes: int) -> str | Refusal | None:
     """
     if len(authorization) > max_bytes + len("Bearer "):
         return refusals.OVERSIZED if _ANY_BEARER.match(authorization) else None
-    found = _BEARER.fullmatch(authorization)
-    if found:
+    if authorization[:6].lower() == "bearer" and (found := _CREDENTIALS.fullmatch(authorization, 6)):
         return found[1]
     if not _ANY_BEARER.search(authorization):
         return None

@@ -1,4 +1,4 @@
-"""Tokens verified lately, by their SHA-256: the token itself is not kept."""
+"""Tokens verified lately, by the SHA-256 of the header that brought them: tokens themselves are not kept."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class TokenCache:
         self._count = metrics.cache
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
 
-    def get(self, token: str, now_s: float) -> tuple[str, int, Bearer] | None:
+    def get(self, authorization: str, now_s: float) -> tuple[str, int, Bearer] | None:
         """Issuer's name, version of its keys, and bearer. Whether the version is still in force is for the caller."""
-        digest = sha256(token.encode()).digest()
+        digest = sha256(authorization.encode()).digest()
         entry = self._entries.get(digest)
         if entry is None or now_s >= entry.until_s:
             self._count.misses += 1
@@ -40,9 +40,9 @@ class TokenCache:
         self._count.hits += 1
         return entry.issuer, entry.version, entry.bearer
 
-    def put(self, token: str, issuer: str, version: int, bearer: Bearer, now_s: float) -> None:
+    def put(self, authorization: str, issuer: str, version: int, bearer: Bearer, now_s: float) -> None:
         until_s = min(bearer.principal.expires_s, now_s + LONGEST_S)
-        digest = sha256(token.encode()).digest()
+        digest = sha256(authorization.encode()).digest()
         self._entries[digest] = _Entry(bearer, issuer, version, until_s)
         self._entries.move_to_end(digest)
         while len(self._entries) > self._size:

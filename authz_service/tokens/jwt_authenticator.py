@@ -56,15 +56,15 @@ class JwtAuthenticator:
         self._wait_s = wait_s
 
     def authenticate(self, presented: Presented) -> Outcome | Awaitable[Outcome]:
-        token = read_bearer(presented.authorization, self._max_token_bytes)
-        if not isinstance(token, str):
-            return token
-        known = self._cache.get(token, presented.now_s)
+        known = self._cache.get(presented.authorization, presented.now_s)
         if known is not None:
             name, version, bearer = known
             ring = self._rings[name]
             if ring.version == version and ring.usable:
                 return _admit(bearer, presented)
+        token = read_bearer(presented.authorization, self._max_token_bytes)
+        if not isinstance(token, str):
+            return token
         if not is_jwt(token):
             return None
         unverified = read_token(token)
@@ -112,7 +112,7 @@ class JwtAuthenticator:
         bearer = check_claims(unverified.claims, trusted.issuer, self._names, presented.now_s)
         if isinstance(bearer, Refusal):
             return bearer
-        self._cache.put(token, trusted.issuer.name, trusted.ring.version, bearer, presented.now_s)
+        self._cache.put(presented.authorization, trusted.issuer.name, trusted.ring.version, bearer, presented.now_s)
         return _admit(bearer, presented)
 
 

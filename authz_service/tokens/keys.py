@@ -1,6 +1,5 @@
 """The public keys of an issuer: a JWK Set read with suspicion (RFC 7517), and signatures checked with them. Pure."""
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ _CURVES: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 _MEMBERS: Final = {"RSA": ("kty", "n", "e"), "EC": ("kty", "crv", "x", "y"), "OKP": ("kty", "crv", "x")}
 _PRIVATE: Final = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 
-_jws = jwt.PyJWS()
+_jws = jwt.PyJWS(options={"enforce_minimum_key_length": True})
 
 
 class KeysError(Exception):
@@ -101,10 +100,8 @@ def signed_payload(token: str, alg: str, keys: tuple[Key, ...]) -> bytes | None:
         if alg not in key.algorithms:
             continue
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", jwt.InsecureKeyLengthWarning)
-                payload: bytes = _jws.decode_complete(token, key.material, algorithms=[alg])["payload"]
-        except (jwt.PyJWTError, jwt.InsecureKeyLengthWarning, ValueError, TypeError):
+            payload: bytes = _jws.decode_complete(token, key.material, algorithms=[alg])["payload"]
+        except (jwt.PyJWTError, ValueError, TypeError):
             continue
         return payload
     return None
