@@ -86,6 +86,7 @@ async def run(settings: AuthzSettings) -> None:
                     *map(jobs.create_task, service.jobs),
                 ]
                 shipping = jobs.create_task(shipper.run())
+                await service.settled()
                 await server.start()
                 lifecycle.announce(
                     settings.run_dir, PART, {"grpc": f"unix:{socket.absolute()}", "metrics": metrics_address}

@@ -36,6 +36,8 @@ class Service:
     """The pieces that `__main__` starts and stops."""
 
     checker: Checker
+    settled: Callable[[], Awaitable[None]]
+    """To be awaited, with `jobs` running, before the first request is let in; takes a second at most."""
     routes: dict[str, Handler] = field(default_factory=dict)
     """gRPC path → handler of one message."""
     jobs: list[Coroutine[Any, Any, None]] = field(default_factory=list)
@@ -78,4 +80,4 @@ def assemble(
     checker = Checker(policy, pipeline, journal, metrics)
     lists = Lists(lambda: checker.policy, ListMetrics(registry))
     announcer = limits.announcer(lambda: checker.policy.version)
-    return Service(checker, {METHOD: checker.check, FILTER: lists.filter}, jobs, components, announcer)
+    return Service(checker, limits.settled, {METHOD: checker.check, FILTER: lists.filter}, jobs, components, announcer)

@@ -1,9 +1,11 @@
 """Builds what limits callers from the settings: quotas, revocations, and the Redis behind both."""
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -26,6 +28,8 @@ __all__ = ["Limits", "build_limits"]
 
 logger = logging.getLogger(__name__)
 
+_SETTLE_S: Final = 1.0
+
 
 @dataclass(slots=True)
 class Limits:
@@ -40,6 +44,13 @@ class Limits:
     def announcer(self, version: Callable[[], str]) -> PolicyAnnouncer | None:
         """Tells other sidecars of a policy that was loaded; None without Redis."""
         return PolicyAnnouncer(self.link, version) if self.link is not None else None
+
+    async def settled(self) -> None:
+        """Returns when Redis was heard, or soon after it was found lost: a start should not refuse the first calls."""
+        if self.link is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SETTLE_S):
+                    await self.link.tried.wait()
 
     async def close(self) -> None:
         if self.link is not None:

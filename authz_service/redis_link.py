@@ -75,6 +75,8 @@ class RedisLink:
         self._channels: dict[str, Callable[[bytes], None]] = {}
         self._reported = False
         self._poked = asyncio.Event()
+        self.tried = asyncio.Event()
+        """Set once the first beat is over, well or not."""
 
     def subscribe(self, channel: str, receive: Callable[[bytes], None]) -> None:
         """Hand messages on `channel` to `receive`, from the next connection on. A message can be lost."""
@@ -194,6 +196,7 @@ class RedisLink:
                 self.lost(error)
                 await self._client.connection_pool.disconnect()
             _raise_cancelled()
+            self.tried.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
                     await self._poked.wait()
