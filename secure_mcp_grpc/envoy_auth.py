@@ -47,6 +47,8 @@ def auth_values(settings: EnvoySettings, parts: Mapping[str, Any], known: Mappin
         "first_key": "client" if certificates else "masked_remote_address",
         "first_bucket": known["client_bucket"] if certificates else address_bucket,
         "subject_limit": part("subject_limit", not certificates),
+        # Strangers may connect where no certificate is asked for, and connections are limited in number.
+        "connection_idle": "900s" if certificates else "60s",
         "codec": "AUTO" if metadata else "HTTP2",
         "alpn": ["h2", "http/1.1"] if metadata else ["h2"],
         "say_protocol": part("say_protocol", metadata),

@@ -210,6 +210,22 @@ async def test_a_refusal_for_want_of_a_token_says_where_to_get_one(
     assert said["www-authenticate"] == challenge
 
 
+async def test_a_client_finds_its_way_from_a_refusal_to_the_authorization_server(open_pod: Pod) -> None:
+    """RFC 9728, 5: 401, the challenge, the metadata, whose `resource` is the URL that was asked for in the first place.
+
+    The client here speaks plain HTTP and knows nothing of gRPC.
+    """
+    open_pod.authz.answer = unauthenticated
+    refused = await http2(open_pod, CALL, method="POST")
+    assert refused.status == 401
+    scheme, _, where = refused.headers["www-authenticate"].partition(" resource_metadata=")
+    assert scheme == "Bearer"
+    path = where.strip('"').removeprefix("https://tools.example:8443")
+    found = json.loads((await http2(open_pod, path)).body)
+    assert found["resource"] == RESOURCE
+    assert found["authorization_servers"][0] == "https://id.example/realms/a"
+
+
 async def test_a_challenge_of_authz_itself_stays(open_pod: Pod) -> None:
     """Ours: authz_service knows more of a token than Envoy."""
 
