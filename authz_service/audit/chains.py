@@ -39,6 +39,10 @@ class Chain:
     missing: list[tuple[int, int, str]] = field(default_factory=list)
     """First, last, and where that was noticed."""
 
+    def ends_with(self, digest: str) -> bool:
+        """Whether `digest` is the hash of the last record."""
+        return digest != "" and digest in (self.last, self.last_too)
+
     def find_missing(self, seq: int) -> bool:
         """Whether `seq` was missing; it no longer is."""
         for index, (first, last, place) in enumerate(self.missing):

@@ -217,7 +217,7 @@ class Verifier:
             return
         if head.seq > chain.next:
             chain.leave_out(chain.next, head.seq - 1, place)
-        elif head.prev not in (chain.last, chain.last_too):
+        elif not chain.ends_with(head.prev):
             self._find(
                 "prev",
                 chain.name,
@@ -234,13 +234,16 @@ class Verifier:
         chain.claimed.clear()
 
     def _strayed(self, chain: Chain, head: _Head, place: str) -> None:
-        """A record of a chain that had ended."""
+        """A record of a chain that had ended: it was moved here, or what stands before it was put in."""
         after = self._current.name if self._current else ""
         known = head.seq < chain.next and not chain.find_missing(head.seq)
         kind: Kind = "duplicate" if known else "order"
         self._find_in_a_row(kind, chain.name, head.seq, f"stands within or behind chain {after}", place)
         if head.seq == chain.next:
+            goes_on = chain.ends_with(head.prev)
             self._advance(chain, head)
+            if goes_on:
+                self._current = chain
 
     # Chains
 
@@ -307,7 +310,7 @@ class Verifier:
             if chain.first - 1 > lost:
                 self._find("missing", chain.name, 1, "missing: the chain has no beginning", place, chain.first - 1)
             return
-        if chain.follows is not None and not lost and chain.follows not in (before.last, before.last_too):
+        if chain.follows is not None and not lost and not before.ends_with(chain.follows):
             self._find(
                 "start",
                 chain.name,

@@ -132,6 +132,14 @@ def test_a_record_sealed_anew_is_found(journal: list[bytes], data: st.DataObject
     assert named(report) & {name(journal[at]), name(journal[at + 1])}
 
 
+def test_a_record_that_names_nothing_before_it_is_found(journal: list[bytes]) -> None:
+    """Issue 3: only the very first record has no predecessor; the last of all, too, is held to that."""
+    for at in range(1, len(journal)):
+        entry = {**json.loads(journal[at]), "prev": ""}
+        report = verify_lines([*journal[:at], sealed(entry), *journal[at + 1 :]])
+        assert name(journal[at]) in named(report)
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_spliced_chains_are_found(journal: list[bytes], data: st.DataObject) -> None:
