@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
-from authz_service.policy.arguments import Arg, Unevaluable
+from authz_service.policy.arguments import Paths, Unevaluable
 from authz_service.policy.file import Rule, Rules
 from authz_service.policy.index import Index
 from authz_service.policy.model import Extra, Model, casbin_functions
 from authz_service.policy.patterns import covers
 from authz_service.policy.roles import Roles
 
-__all__ = ["Finder", "Open", "Ruling", "Test", "arg_of"]
+__all__ = ["Finder", "Open", "Ruling", "Test", "paths_of"]
 
-Test = Callable[[Arg], bool]
+Test = Callable[[Paths], bool]
 """Whether a rule matches the arguments; raises `Unevaluable`."""
 
 
@@ -68,8 +68,8 @@ class Finder:
         return _Further(self._extras, self.graph, subject, method, name, also) if self._extras else None
 
 
-def arg_of(arguments: Mapping[str, Any]) -> Arg:
-    return Arg(arguments if type(arguments) is dict else dict(arguments))
+def paths_of(arguments: Mapping[str, Any]) -> Paths:
+    return Paths(arguments if type(arguments) is dict else dict(arguments))
 
 
 def _ruling(rule: Rule, roles: tuple[str, ...]) -> Ruling:
@@ -86,20 +86,20 @@ class _Further:
         self._request = {"r_sub": subject, "r_method": method, "r_name": name}
         self._functions = casbin_functions(partial(_has_role, graph, subject, also))
 
-    def holds(self, rule: Rule, arguments: Arg) -> bool:
+    def holds(self, rule: Rule, arguments: Paths) -> bool:
         """Raises `Unevaluable`."""
         return self._all(self._extras, rule, arguments)
 
     def could_hold(self, rule: Rule) -> bool:
         """The same, of the conjuncts that do not read arguments."""
-        return self._all([extra for extra in self._extras if not extra.reads_arguments], rule, Arg({}))
+        return self._all([extra for extra in self._extras if not extra.reads_arguments], rule, Paths({}))
 
     @property
     def read_arguments(self) -> bool:
         return any(extra.reads_arguments for extra in self._extras)
 
-    def _all(self, extras: Sequence[Extra], rule: Rule, arguments: Arg) -> bool:
-        names = {**self._request, "r_args": arguments, "True": True, "False": False, "None": None}
+    def _all(self, extras: Sequence[Extra], rule: Rule, arguments: Paths) -> bool:
+        names = {**self._request, "r_args": arguments[()], "True": True, "False": False, "None": None}
         names.update(p_sub=rule.sub, p_method=rule.method, p_name=rule.name, p_eft=rule.eft)
         held = [extra.holds(names, self._functions) for extra in extras]
         if False in held:
@@ -126,16 +126,16 @@ class Open:
         self._allows = [(_test(rule, further), _ruling(rule, roles)) for rule in rules if rule.allows]
 
     def decide(self, arguments: Mapping[str, Any]) -> Ruling:
-        arg = arg_of(arguments)
+        paths = paths_of(arguments)
         for test, ruling in self._denies:
             try:
-                if test is None or test(arg):
+                if test is None or test(paths):
                     return ruling
             except Unevaluable:
                 return ruling
         for test, ruling in self._allows:
             try:
-                if test is None or test(arg):
+                if test is None or test(paths):
                     return ruling
             except Unevaluable:
                 continue
@@ -168,4 +168,4 @@ def _test(rule: Rule, further: _Further | None) -> Test | None:
     condition = rule.condition
     if further is None:
         return condition.holds if condition is not None else None
-    return lambda arg: further.holds(rule, arg) and (condition is None or condition.holds(arg))
+    return lambda paths: further.holds(rule, paths) and (condition is None or condition.holds(paths))

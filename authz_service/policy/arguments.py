@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from authz_service.policy.patterns import wildcard
 
-__all__ = ["FUNCTIONS", "MAX_SEARCHED", "Arg", "Unevaluable"]
+__all__ = ["FUNCTIONS", "MAX_SEARCHED", "Arg", "Paths", "Unevaluable"]
 
 MAX_SEARCHED: Final = 65_536
 """Longest text (characters), list or object (entries) that `in`, `lower` and `wildcard` read; a longer one is
@@ -40,19 +40,8 @@ class Arg:
     def __bool__(self) -> bool:
         raise Unevaluable("a value is not a truth")
 
-    def __getitem__(self, key: Any) -> "Arg":
-        json = self._json
-        if type(key) is str:
-            if type(json) is not dict:
-                raise Unevaluable(f"{key} is looked up in {_kind(json)}")
-            if key not in json:
-                raise Unevaluable(f"there is no {key}")
-            return Arg(json[key])
-        if type(json) is not list:
-            raise Unevaluable(f"entry {key} is looked up in {_kind(json)}")
-        if not 0 <= key < len(json):
-            raise Unevaluable(f"there is no entry {key}")
-        return Arg(json[key])
+    def __getitem__(self, key: str | int) -> "Arg":
+        return Arg(_entry(self._json, key))
 
     def __eq__(self, other: object) -> bool:
         return _equal(self._json, _plain(other))
@@ -98,6 +87,35 @@ class Arg:
         if type(wanted) is not str or not isinstance(json, str | dict):
             raise Unevaluable(f"{_kind(wanted)} is looked for in {_kind(json)}")
         return wanted in json
+
+
+class Paths:
+    """`Paths(arguments)[path]` is `Arg(arguments)[path[0]][path[1]]…`, in one step."""
+
+    __slots__ = ("_json",)
+
+    def __init__(self, json: Any) -> None:
+        self._json = json
+
+    def __getitem__(self, path: tuple[str | int, ...]) -> Arg:
+        json = self._json
+        for key in path:
+            json = _entry(json, key)
+        return Arg(json)
+
+
+def _entry(json: Any, key: str | int) -> Any:
+    if isinstance(key, str):
+        if type(json) is not dict:
+            raise Unevaluable(f"{key} is looked up in {_kind(json)}")
+        if key not in json:
+            raise Unevaluable(f"there is no {key}")
+        return json[key]
+    if type(json) is not list:
+        raise Unevaluable(f"entry {key} is looked up in {_kind(json)}")
+    if not 0 <= key < len(json):
+        raise Unevaluable(f"there is no entry {key}")
+    return json[key]
 
 
 def _length(value: Arg) -> Arg:

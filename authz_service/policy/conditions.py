@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from authz_service.policy.arguments import FUNCTIONS, Arg
+from authz_service.policy.arguments import FUNCTIONS, Paths
 from authz_service.policy.evaluate import evaluate
 
 __all__ = ["ARGUMENTS", "CASBIN_FUNCTIONS", "MAX_CONDITION_CHARS", "Condition", "ConditionError", "read_condition"]
@@ -74,15 +74,18 @@ class Condition:
     paths: tuple[Path, ...]
     """What it reads of the arguments, e.g. ("rows", 0, "id")."""
     tree: ast.expr
+    """What Casbin evaluates, of the request's `r_args`."""
+    _quick: ast.expr
+    """The same with each path as one name, of which `Paths` knows the value."""
 
     @property
     def casbin(self) -> str:
         """The same for a plain Casbin enforcer whose request carries an `Arg` as `args`; see `CASBIN_FUNCTIONS`."""
         return _written(self.tree)
 
-    def holds(self, arguments: Arg) -> bool:
-        """Raises `Unevaluable`. About 3 µs for one comparison."""
-        return bool(evaluate(self.tree, {ARGUMENTS: arguments}, CASBIN_FUNCTIONS))
+    def holds(self, arguments: Paths) -> bool:
+        """Raises `Unevaluable`. About 2 µs for one comparison."""
+        return bool(evaluate(self._quick, arguments, CASBIN_FUNCTIONS))
 
 
 def read_condition(text: str) -> Condition:
@@ -99,7 +102,26 @@ def read_condition(text: str) -> Condition:
     canonical = reader.test(tree)
     if not reader.paths:
         raise ConditionError("the condition does not speak about args")
-    return Condition(text, tuple(dict.fromkeys(reader.paths)), canonical)
+    return Condition(text, tuple(dict.fromkeys(reader.paths)), canonical, _quick(canonical))
+
+
+def _quick(node: ast.expr) -> ast.expr:
+    match node:
+        case ast.BoolOp(op=op, values=values):
+            return ast.BoolOp(op, list(map(_quick, values)))
+        case ast.UnaryOp(op=op, operand=operand):
+            return ast.UnaryOp(op, _quick(operand))
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            return ast.Compare(_quick(left), ops, list(map(_quick, comparators)))
+        case ast.Call(func=func, args=args):
+            return ast.Call(func, list(map(_quick, args)), [])
+        case ast.Name() | ast.Subscript():
+            path: list[Any] = []
+            while isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                path.append(node.slice.value)
+                node = node.value
+            return ast.Name(tuple(reversed(path)), ast.Load())  # type: ignore[arg-type] # a name is what names[…] knows
+    return node
 
 
 def _python(text: str) -> str:

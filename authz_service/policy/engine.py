@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from authz_service.policy.answers import Finder, Open, Ruling, Test, arg_of
-from authz_service.policy.arguments import Arg, Unevaluable
+from authz_service.policy.answers import Finder, Open, Ruling, Test, paths_of
+from authz_service.policy.arguments import Paths, Unevaluable
 from authz_service.policy.file import Rule, Rules
 from authz_service.policy.model import Model
 from authz_service.policy.patterns import expandable
@@ -118,9 +118,9 @@ class Policy:
     ) -> list[Trace]:
         """What each rule that speaks about subject, method and name says, in the order of the file."""
         also = tuple(roles)
-        arg = arg_of(arguments)
+        paths = paths_of(arguments)
         return [
-            Trace(rule, *_outcome(test, arg), self._finder.graph.path(subject, rule.sub, also))
+            Trace(rule, *_outcome(test, paths), self._finder.graph.path(subject, rule.sub, also))
             for rule, test in self._finder.rules(subject, method, name, also)
         ]
 
@@ -135,7 +135,7 @@ class Policy:
         return self._finder.settle(subject, method, name, roles)
 
 
-def _outcome(test: Test | None, arguments: Arg) -> tuple[Outcome, str]:
+def _outcome(test: Test | None, arguments: Paths) -> tuple[Outcome, str]:
     try:
         return ("matches" if test is None or test(arguments) else "condition_false", "")
     except Unevaluable as error:

@@ -21,7 +21,7 @@ _EVALUATORS: Final = _Evaluators()
 _NOTHING: Final[dict[str, Any]] = {}
 
 
-def evaluate(tree: ast.expr, names: dict[str, Any], functions: Mapping[str, Callable[..., Any]]) -> Any:
+def evaluate(tree: ast.expr, names: object, functions: Mapping[str, Callable[..., Any]]) -> Any:
     """The value of `tree`; raises what Casbin, simpleeval and the functions raise. `names` must not be empty."""
     evaluator = _EVALUATORS.one
     evaluator.ast_parsed_value = tree

@@ -39,7 +39,7 @@ _HANDSHAKE: Final = frozenset(
     }
 )
 """MCP 2024-11-05 to 2025-11-25: client requests and notifications."""
-_OURS: Final = frozenset({LISTEN, REPLY, END_SESSION, "grpc:explain"})
+_OURS: Final = frozenset({LISTEN, REPLY, END_SESSION, "policy:explain"})
 """Calls that carry no MCP method, and the right to hear why something is hidden."""
 
 METHODS: Final = _BOTH_ERAS | _STATELESS | _HANDSHAKE | _OURS

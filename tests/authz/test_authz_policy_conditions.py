@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz_service.policy import ConditionError, read_condition
-from authz_service.policy.arguments import MAX_SEARCHED, Arg, Unevaluable
+from authz_service.policy.arguments import MAX_SEARCHED, Paths, Unevaluable
 from authz_service.policy.evaluate import evaluate
 
 
 def holds(condition: str, arguments: dict[str, Any]) -> bool | str:
     """What a condition says; why it cannot be evaluated, as text."""
     try:
-        return read_condition(condition).holds(Arg(arguments))
+        return read_condition(condition).holds(Paths(arguments))
     except Unevaluable as error:
         return str(error)
 
@@ -241,7 +241,7 @@ def test_casbin_gets_texts_as_they_were_written(text: str) -> None:
         return
     for sign in ("&&", "||", "!", ".", "("):
         assert sign not in condition.casbin.removeprefix("(")
-    assert condition.holds(Arg({"x": ast.literal_eval(written)}))
+    assert condition.holds(Paths({"x": ast.literal_eval(written)}))
 
 
 def test_failing_condition_does_not_allow_and_does_deny() -> None:
@@ -336,7 +336,7 @@ def test_deep_arguments_cost_nothing() -> None:
 def test_arguments_are_not_kept() -> None:
     """Ours: after the answer no evaluator holds the arguments."""
     condition = read_condition("args.x == 1")
-    condition.holds(Arg({"x": 1}))
+    condition.holds(Paths({"x": 1}))
 
     with pytest.raises(Exception, match="r_args"):
         evaluate(condition.tree, {"other": 1}, {})
