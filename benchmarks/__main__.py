@@ -15,7 +15,7 @@ from mcp import Client
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import authz_hop
+from benchmarks import authz_hop, policy
 from benchmarks.chain import chain
 from benchmarks.measure import Throughput, latencies, quantile, resident_mib, throughput
 from mcp_bridge.client import Identity, grpc_transport
@@ -120,3 +120,4 @@ async def _plain_http() -> AsyncIterator[tuple[str, int]]:
 if __name__ == "__main__":
     asyncio.run(main())
     authz_hop.run()
+    policy.run()

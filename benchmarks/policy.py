@@ -44,8 +44,9 @@ def policy_text(rules: int) -> bytes:
     return "\n".join(lines).encode()
 
 
-def report(console: Console) -> None:
+def run() -> None:
     disabled_logging()
+    console = Console(width=120)
     console.print(_decisions())
     console.print(_loading())
 
@@ -166,4 +167,4 @@ def _batch(call: Callable[[], object], numbers: Sequence[int]) -> float:
 
 
 if __name__ == "__main__":
-    report(Console(width=120))
+    run()
