@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,7 @@ async def _run(servers: tuple[str, ...]) -> None:
         async with chain(home, {"target": "benchmarks.server:server"}):
             with contextlib.ExitStack() as stack:
                 upstream = stack.enter_context(_process("-m", "benchmarks.authz_upstream", str(home.root / "up.sock")))
-                variants = []
-                for name in (BARE, *servers):
-                    variants.append(await _variant(stack, home, name))
+                variants = [await _variant(stack, home, name) for name in (BARE, *servers)]
                 await asyncio.to_thread(_report, variants, upstream.pid)
 
 

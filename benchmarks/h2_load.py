@@ -28,9 +28,7 @@ class Load:
         self._input = b""
         self._good: set[bytes] = set()
         settings = {Setting.HEADER_TABLE_SIZE: 0, Setting.INITIAL_WINDOW_SIZE: wire.MAX_WINDOW}
-        self._socket.sendall(
-            wire.PREFACE + wire.settings(settings) + wire.window_update(0, wire.MAX_WINDOW - 65_535)
-        )
+        self._socket.sendall(wire.PREFACE + wire.settings(settings) + wire.window_update(0, wire.MAX_WINDOW - 65_535))
 
     def latencies(self, count: int) -> list[float]:
         """Seconds that each of `count` calls took, one after the other."""

@@ -49,7 +49,7 @@ class Connection:
         self._nuisance = Patience(limits.nuisances, limits.nuisances_per_s, clock).spend
         self._heads = HeadReader(limits.max_header_bytes)
         self._sender = Sender()
-        stream_window = limits.max_message_bytes + PREFIX_BYTES
+        stream_window = max(_DEFAULT_WINDOW, limits.max_message_bytes + PREFIX_BYTES)
         self._streams = Streams(paths, limits, self._sender, self._nuisance, stream_window)
         self._input = b""
         self._prefaced = self._acknowledged = self._leaving = False
