@@ -23,7 +23,7 @@ __all__ = ["EXPLAIN", "FILTER", "ListMetrics", "Lists"]
 logger = logging.getLogger(__name__)
 
 FILTER: Final = "/secure_mcp_grpc.v1.PolicyQuery/Filter"
-EXPLAIN: Final = "grpc:explain"
+EXPLAIN: Final = "policy:explain"
 """Method in policy: the right to hear why names of a list are hidden; its name is the list method."""
 
 _TEMPLATES: Final = "resources/templates/list"

@@ -51,7 +51,7 @@ def list_tools(
     home: HomeOption = None,
     as_json: JsonOption = False,
     why: Annotated[
-        bool, typer.Option("--why", help="Also what is hidden and why; needs the right grpc:explain.")
+        bool, typer.Option("--why", help="Also what is hidden and why; needs the right policy:explain.")
     ] = False,
 ) -> None:
     """List the tools of the protected server that the caller may use."""
@@ -77,7 +77,7 @@ def list_tools(
 
 def _print_hidden(hidden: Any) -> None:
     if not isinstance(hidden, list):
-        Console().print("The policy does not let this caller ask why tools are hidden: grpc:explain on tools/list.")
+        Console().print("The policy does not let this caller ask why tools are hidden: policy:explain on tools/list.")
         return
     table = Table("Hidden", "Why", "Rule")
     for one in hidden:

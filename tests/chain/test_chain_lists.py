@@ -17,7 +17,7 @@ from secure_mcp_grpc.v1 import mcp_transport_pb2_grpc as pb_grpc
 from secure_mcp_grpc.v1 import policy_query_pb2, policy_query_pb2_grpc
 
 SEES = {"model-a": {"echo", "count", "slow", "git_log"}, "model-b": {"git_status"}}
-RULE = "p, model-b, tools/call, git_status, allow\np, model-a, grpc:explain, *, deny\n"
+RULE = "p, model-b, tools/call, git_status, allow\np, model-b, policy:explain, tools/list, allow\n"
 LIST = pb.Request(
     method="tools/list",
     protocol_version="2026-07-28",
@@ -37,7 +37,7 @@ LIST = pb.Request(
 
 @pytest.fixture(scope="module")
 def stack_with_rule(stack: Stack) -> Stack:
-    """model-b may use one tool, and hear why it does not see the others (`grpc:*`); model-a may not."""
+    """model-b may use one tool, and hear why it does not see the others; model-a may not, for all its `grpc:*`."""
     stack.set_policy(POLICY + RULE)
     until(lambda: "git_status" in stack.cli("list", "--as", "model-b").stdout)
     return stack

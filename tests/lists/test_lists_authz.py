@@ -98,7 +98,7 @@ def test_workload_and_user_must_both_be_allowed() -> None:
 
 def test_nobody_sees_nothing() -> None:
     """Ours: a request without a caller is no caller that may."""
-    desk = Desk("p, model-a, tools/call, *, allow", "p, model-a, grpc:explain, *, allow")
+    desk = Desk("p, model-a, tools/call, *, allow", "p, model-a, policy:explain, *, allow")
     answer = desk.ask("x", "y", subject="", explain=True)
 
     assert (list(answer.visible), answer.explained, list(answer.hidden)) == ([False, False], False, [])
@@ -185,9 +185,9 @@ RULES = (
     "p, role:r, tools/call, *, deny",
     "p, role:r, tools/call, git_*, allow",
     "p, model-c, tools/call, open, allow",
-    "p, model-c, grpc:explain, tools/list, allow",
+    "p, model-c, policy:explain, tools/list, allow",
     "g, model-b, role:r",
-    "p, model-b, grpc:explain, tools/list, allow",
+    "p, model-b, policy:explain, tools/list, allow",
 )
 
 
@@ -278,7 +278,7 @@ def test_hidden_is_what_no_arguments_would_make_allowed(
 )
 def test_every_hidden_name_has_a_reason_that_refuses(rules: list[str], names: list[str], subject: str) -> None:
     """Issue 3: in order, each hidden name once, by a deny as written or by no rule at all."""
-    desk = Desk(*rules, f"p, {subject}, grpc:explain, tools/list, allow")
+    desk = Desk(*rules, f"p, {subject}, policy:explain, tools/list, allow")
     answer = desk.ask(*names, subject=subject, explain=True)
 
     assert answer.explained or any(rule.endswith("deny") for rule in rules)

@@ -24,7 +24,7 @@ POLICY = b"""
 p, model-a, tools/call, *1, allow
 p, user:corp:ann, tools/call, *, allow
 p, user:corp:ann, tools/call, secret*, deny
-p, role:auditor, grpc:explain, tools/list, allow
+p, role:auditor, policy:explain, tools/list, allow
 g, model-a, role:auditor
 """
 
