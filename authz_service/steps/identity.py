@@ -71,7 +71,11 @@ def _settle(case: Case, outcome: Principal | Refusal) -> Deny | None:
     if isinstance(outcome, Refusal):
         code = Code.UNAVAILABLE if outcome.reason == "token_unverifiable" else Code.UNAUTHENTICATED
         return Deny(code, outcome.reason, outcome.sentence)
-    if not outcome.subject.startswith("user:") or outcome.expires_s < case.now_s:
+    if (
+        not outcome.subject.startswith("user:")
+        or outcome.expires_s < case.now_s
+        or not all(role.startswith("role:") for role in outcome.roles)
+    ):
         return FAULT  # an authenticator that breaks its promise gives nobody an identity
     case.principal = outcome
     return None

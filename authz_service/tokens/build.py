@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -153,13 +155,18 @@ def _introspection(
         return []
     made: list[Authenticator] = []
     for issuer in settings.issuers:
-        if not issuer.introspection_url:
+        if not issuer.introspection_url or issuer.client_secret_file is None:
             continue
+        read_secret = partial(_secret, issuer.client_secret_file)
+        try:
+            read_secret()
+        except FetchError as error:
+            raise UserError(f"issuer {issuer.name}: {error}") from None
         authenticator = IntrospectionAuthenticator(
             issuer,
             names,
             fetchers[issuer.name],
-            _secret(issuer),
+            read_secret,
             metrics,
             max_token_bytes=settings.max_token_bytes,
             cache_size=settings.token_cache,
@@ -170,18 +177,15 @@ def _introspection(
     return made
 
 
-def _secret(issuer: Issuer) -> str:
-    path = issuer.client_secret_file
-    if path is None:
-        raise UserError(f"issuer {issuer.name}: client_secret_file is not set")
+def _secret(path: Path) -> str:
+    """What is in `client_secret_file`, without white space at its ends; raises `FetchError`."""
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"issuer {issuer.name}: client_secret_file {path} cannot be read: {getattr(error, 'strerror', 'not text')}"
-        ) from None
+        reason = getattr(error, "strerror", "not text")
+        raise FetchError(f"client_secret_file {path} cannot be read: {reason}") from None
     if not secret:
-        raise UserError(f"issuer {issuer.name}: client_secret_file {path} is empty")
+        raise FetchError(f"client_secret_file {path} is empty")
     return secret
 
 

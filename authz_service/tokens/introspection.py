@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from typing import Final
@@ -30,14 +30,17 @@ _INACTIVE_S: Final = 2.0
 
 
 class IntrospectionAuthenticator:
-    """See `secure_mcp_grpc.authenticators.Authenticator`. One question for all who show the same token meanwhile."""
+    """See `secure_mcp_grpc.authenticators.Authenticator`. One question for all who show the same token meanwhile.
+
+    `read_secret` is called for each question, since secrets are rotated; it raises `FetchError` where there is none.
+    """
 
     def __init__(
         self,
         issuer: Issuer,
         names: Mapping[str, str],
         fetcher: Fetcher,
-        client_secret: str,
+        read_secret: Callable[[], str],
         metrics: TokenMetrics,
         *,
         max_token_bytes: int,
@@ -48,8 +51,7 @@ class IntrospectionAuthenticator:
         self._issuer = issuer
         self._names = names
         self._fetcher = fetcher
-        # RFC 6749, 2.3.1: both are form-encoded before Basic encodes them.
-        self._auth = (quote_plus(issuer.client_id), quote_plus(client_secret))
+        self._read_secret = read_secret
         self._metrics = metrics
         self._max_token_bytes = max_token_bytes
         self._cache_size = cache_size
@@ -92,10 +94,11 @@ class IntrospectionAuthenticator:
 
     async def _ask(self, token: str, digest: bytes, now_s: float) -> Bearer | Refusal:
         try:
-            body = await self._fetcher.post(
-                self._issuer.introspection_url, {"token": token, "token_type_hint": "access_token"}, self._auth
-            )
-            answer = read_object(body)
+            secret = await asyncio.to_thread(self._read_secret)
+            # RFC 6749, 2.3.1: both are form-encoded before Basic encodes them.
+            auth = (quote_plus(self._issuer.client_id), quote_plus(secret))
+            form = {"token": token, "token_type_hint": "access_token"}
+            answer = read_object(await self._fetcher.post(self._issuer.introspection_url, form, auth))
         except (FetchError, ValueError) as error:
             problem = str(error) if isinstance(error, FetchError) else "the answer is not a JSON object"
             self._metrics.introspected(self._issuer.name, "failed")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
@@ -20,6 +21,7 @@ _MAX_TRIED: Final = 8
 _RSA_BITS: Final = range(2048, 8193)
 _RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVES: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+_MAX_MEMBER_CHARS: Final = 2048
 _MEMBERS: Final = {"RSA": ("kty", "n", "e"), "EC": ("kty", "crv", "x", "y"), "OKP": ("kty", "crv", "x")}
 _PRIVATE: Final = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 
@@ -101,7 +103,7 @@ def signed_payload(token: str, alg: str, keys: tuple[Key, ...]) -> bytes | None:
             continue
         try:
             payload: bytes = _jws.decode_complete(token, key.material, algorithms=[alg])["payload"]
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError):
             continue
         return payload
     return None
@@ -119,11 +121,11 @@ def _read_key(entry: Any) -> Key | str:
     if not isinstance(kty, str) or kty not in _MEMBERS:
         return "its type is not known"
     public = {name: entry.get(name) for name in _MEMBERS[kty]}
-    if not all(isinstance(value, str) for value in public.values()):
-        return "a member is missing"
+    if not all(isinstance(value, str) and len(value) <= _MAX_MEMBER_CHARS for value in public.values()):
+        return "a member is missing or too long"
     try:
         material, algorithms = _material(kty, public)
-    except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
+    except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, OverflowError):
         return "it is not a valid key"
     if isinstance(material, RSAPublicKey) and (problem := _weakness(material)):
         return problem

@@ -407,6 +407,43 @@ async def test_foreign_jwt_is_not_shown_to_an_introspection_endpoint(secret_file
     assert server.requests == []
 
 
+async def test_jwt_of_an_issuer_without_keys_is_asked_about(secret_file: Path) -> None:
+    """Ours: the form of a token does not say how it is verified, its issuer's settings do."""
+    async with unruly_issuer() as server:
+        server.pages["/introspect"] = active(server)
+        with_keys = {"name": "other", "issuer": "https://other.example", "audience": AUDIENCE}
+        async with tokens_of(opaque(server, secret_file), with_keys, run=False) as tokens:
+            assert isinstance(await ask(tokens, token(claims(iss=server.url), key=STRANGER)), Principal)
+            assert reason(await ask(tokens, token(claims(iss="https://evil.example")))) == "token_issuer"
+
+    assert [path for path, *_ in server.requests] == ["POST /introspect"]
+
+
+async def test_rotated_client_secret_is_used(secret_file: Path) -> None:
+    """Ours: secrets are rotated in place; one that has gone leaves nothing to ask with."""
+    async with unruly_issuer() as server:
+        server.pages["/introspect"] = active(server)
+        async with tokens_of(opaque(server, secret_file)) as tokens:
+            secret_file.write_text("second")
+            assert isinstance(await ask(tokens, "one"), Principal)
+            secret_file.unlink()
+            assert reason(await ask(tokens, "two")) == "token_unverifiable"
+
+    assert base64.b64decode(server.requests[0][1].removeprefix("Basic ")) == b"gateway+id:second"
+    assert len(server.requests) == 1
+
+
+async def test_remembered_answers_are_few(secret_file: Path) -> None:
+    """Ours: `token_cache` bounds them; the one used last stays."""
+    async with unruly_issuer() as server:
+        server.pages["/introspect"] = active(server)
+        async with tokens_of(opaque(server, secret_file), token_cache=2) as tokens:
+            for text in ("a", "b", "a", "c", "a", "b"):
+                await ask(tokens, text)
+
+    assert len(server.requests) == 4
+
+
 async def test_logs_hold_no_token_and_no_secret(secret_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """House rule: events with fields, never credentials."""
     caplog.set_level(logging.DEBUG, "authz_service")

@@ -35,7 +35,7 @@ from token_kit import (
 )
 
 from authz_service.tokens.cache import TokenCache
-from authz_service.tokens.claims import thumbprint
+from authz_service.tokens.claims import Bearer, thumbprint
 from authz_service.tokens.jwt_authenticator import JwtAuthenticator, Trusted
 from authz_service.tokens.keys import hmac_keys, read_jwks
 from authz_service.tokens.metrics import TokenMetrics
@@ -132,7 +132,7 @@ ATTACKS: dict[str, tuple[str, str]] = {
         "token_signature",
     ),
     "spare bits set": (mangled(token(), 2, lambda text: text[:-1] + chr(ord(text[-1]) + 1)), "token_signature"),
-    "header with spare bits": ("eyJhbGciOiJFUzI1NiJ9".replace("J9", "J-") + ".e30.AA", "token_malformed"),
+    "claims with spare bits": ("eyJhbGciOiJFUzI1NiJ9.e31.AA", "token_malformed"),
     "header not JSON": (f"{b64(b'{alg:none}')}.e30.AA", "token_malformed"),
     "claims a list": (token(b"[]"), "token_malformed"),
     "claims not UTF-8": (token(b'{"iss":"\xff"}'), "token_malformed"),
@@ -258,6 +258,22 @@ def test_remembered_token_ends_when_it_ends() -> None:
     assert isinstance(now(judged.authenticate(show(text, now_s=NOW))), Principal)
     assert isinstance(now(judged.authenticate(show(text, now_s=NOW + 14))), Principal)
     assert reason(now(judged.authenticate(show(text, now_s=NOW + 15)))) == "token_expired"
+
+
+def test_remembered_tokens_are_few_and_of_the_last_minute() -> None:
+    """Ours: bounded in number and time; the one used last stays."""
+    metrics = TokenMetrics(CollectorRegistry())
+    cache = TokenCache(2, metrics)
+    bearer = Bearer(Principal("user:corp:a", "corp", expires_s=NOW + 7200), "")
+    for text in ("a", "b"):
+        cache.put(text, "corp", 1, bearer, NOW)
+    assert cache.get("a", NOW + 59) == ("corp", 1, bearer)
+    cache.put("c", "corp", 1, bearer, NOW)
+
+    assert cache.get("b", NOW) is None
+    assert cache.get("a", NOW) is not None
+    assert cache.get("a", NOW + 60) is None
+    assert (metrics.cache.hits, metrics.cache.misses) == (2, 2)
 
 
 def test_remembered_token_is_bound_at_each_use() -> None:
@@ -419,6 +435,8 @@ def test_weak_or_misplaced_keys_are_ignored() -> None:
         jwk(STRANGER, "curve") | {"crv": "P-384"},
         {"kty": "RSA", "kid": "short"},
         {"kty": "RSA", "kid": "exponent", "n": jwk(RSA_KEY)["n"], "e": b64(b"\x01")},
+        {"kty": "RSA", "kid": "giant", "n": "A" * 3000, "e": "AQAB"},
+        jwk(ec.generate_private_key(ec.SECP256R1()), "koblitz") | {"crv": "secp256k1"},
         "not an object",
         jwk(EC_KEY, "ec"),
     ]

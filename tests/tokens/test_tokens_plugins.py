@@ -11,9 +11,15 @@ from prometheus_client import CollectorRegistry
 from token_kit import show
 from token_service import ROOT, call_of, service
 
+from authz_service.case import Case
+from authz_service.identity import IdentityReader
+from authz_service.policy import Policy, load_policy
+from authz_service.settings import AuthzSettings
+from authz_service.steps.identity import IdentityStep
 from authz_service.tokens.build import build_authenticators
 from authz_service.tokens.settings import TokenSettings
-from secure_mcp_grpc.authenticators import GROUP, Principal
+from authz_service.verdict import FAULT
+from secure_mcp_grpc.authenticators import GROUP, Outcome, Presented, Principal
 from secure_mcp_grpc.errors import UserError
 
 EXAMPLE = Path(__file__).parent / "example_provider"
@@ -110,6 +116,38 @@ def test_settings_without_an_authenticator_stop_the_start() -> None:
     """Ours: what is configured and not used is a mistake."""
     with pytest.raises(UserError, match=r"authenticator_settings\.api-key"):
         build_authenticators(settings_of(auth_type="mtls", authenticators=["jwt"]), CollectorRegistry(), wait_s=1)
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [
+        Principal("alice", "x", expires_s=2e9),
+        Principal("user:x:alice", "x", expires_s=1),
+        Principal("user:x:alice", "x", ("model-a",), expires_s=2e9),
+    ],
+)
+def test_authenticator_that_breaks_its_promise_gives_nobody_an_identity(principal: Principal) -> None:
+    """Ours: a workload's name among a user's roles would be a workload's rights for a user."""
+    case = Case(call_of("weld", "ApiKey x").attributes, 1.9e9, policy_of_nobody())
+    step = IdentityStep("jwt", IdentityReader(["mcp.internal"], 1), [Fixed(principal)])
+
+    assert step.judge(case) == FAULT
+    assert case.principal is None
+
+
+class Fixed:
+    """An authenticator that always answers the same."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def authenticate(self, presented: Presented) -> Outcome:
+        return self._outcome
+
+
+def policy_of_nobody() -> Policy:
+    model = AuthzSettings.model_fields["model_file"].default.read_bytes()
+    return load_policy(model, b"", model_name="m", policy_name="p", cached=1)
 
 
 def test_example_needs_the_public_protocol_only() -> None:
