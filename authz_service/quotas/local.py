@@ -39,15 +39,16 @@ class LocalQuotas:
         worst: Exceeded | None = None
         found = []
         for take in takes:
-            window = self._tables[take.quota].find(take, now_us)
+            table = self._tables[take.quota]
+            window = table.find(take, now_us)
             wait = window.wait_us(take.quota, now_us)
             if wait and (worst is None or wait > worst.wait_us):
                 worst = Exceeded(take, wait)
-            found.append(window)
+            found.append((table, window, now_us // take.quota.bucket_us))
         if worst is None:
-            for take, window in zip(takes, found, strict=True):
-                window.add(now_us // take.quota.bucket_us)
-                self._tables[take.quota].keep(window)
+            for table, window, now in found:
+                window.add(now)
+                table.keep(window)
         return worst
 
     def note(self, takes: Sequence[Take]) -> None:

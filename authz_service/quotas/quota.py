@@ -11,7 +11,7 @@ bucket, and a bucket counts until all of it is older than the window, so:
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 __all__ = ["BUCKETS", "By", "Exceeded", "Quota", "Take", "seconds", "wait_us"]
@@ -23,9 +23,9 @@ By = Literal["identity", "identity_tool", "token", "user"]
 """What shares a counter."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Quota:
-    """At most `limit` calls in any `window_us` microseconds, for each of what `by` names."""
+    """At most `limit` calls in any `window_us` microseconds, for each of what `by` names. Equal to itself alone."""
 
     name: str
     by: By
@@ -37,9 +37,10 @@ class Quota:
     who: tuple[str, ...] = ("*",)
     """Subjects it is for: of the workload, or of the user where `by` is `user` or `token`."""
 
-    @property
-    def bucket_us(self) -> int:
-        return -(-self.window_us // BUCKETS)
+    bucket_us: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bucket_us", -(-self.window_us // BUCKETS))
 
 
 @dataclass(frozen=True, slots=True)

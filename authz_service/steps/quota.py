@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from authz_service.case import Case
 from authz_service.quotas.quota import Exceeded, Quota, Take, seconds
-from authz_service.quotas.takes import takes
+from authz_service.quotas.takes import Counted
 from authz_service.shared_state import SHARED_STATE_LOST, SharedStateLost
 from authz_service.verdict import FAULT, Code, Deny
 
@@ -19,15 +19,15 @@ class QuotaStep:
     """Asks `take` (LocalQuotas or SharedQuotas); an attempt that a later step refuses has counted."""
 
     def __init__(self, quotas: Sequence[Quota], take: Takes) -> None:
-        self._quotas = tuple(quotas)
+        self._counted = Counted(quotas) if quotas else None
         self._take = take
 
     def judge(self, case: Case) -> Deny | Awaitable[Deny | None] | None:
-        if not self._quotas:
+        if self._counted is None:
             return None
         if case.call is None:
             return FAULT
-        wanted = takes(self._quotas, case)
+        wanted = self._counted.takes(case)
         if not wanted:
             return None
         try:
@@ -51,7 +51,7 @@ def _refusal(case: Case, exceeded: Exceeded) -> Deny:
     quota, retry_s = exceeded.take.quota, seconds(exceeded.wait_us)
     who = "this token" if quota.by == "token" else exceeded.take.owner
     what = f" for {_shown(case)}" if quota.by == "identity_tool" else ""
-    calls = "calls" if quota.methods == ("tools/call",) else "requests"
+    calls = ("call" if quota.methods == ("tools/call",) else "request") + "s" * (quota.limit > 1)
     sentence = (
         f"{who} has used up its quota of {quota.limit} {calls} per {quota.window_us / 1e6:g} s{what}; "
         f"try again in {retry_s} s"
