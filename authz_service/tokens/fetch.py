@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,8 @@ class Fetcher:
             verify=verify,
             timeout=timeout_s,
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=8),
+            # No cookies: one with odd characters would spoil every later request.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             headers={"accept": "application/json", "accept-encoding": "identity"},
             follow_redirects=False,
             trust_env=False,

@@ -35,7 +35,7 @@ from token_kit import (
 from unruly_issuer import UnrulyIssuer, answer, unruly_issuer
 
 from authz_service.tokens.build import Tokens, build_authenticators
-from authz_service.tokens.fetch import MAX_BYTES
+from authz_service.tokens.fetch import MAX_BYTES, Fetcher
 from authz_service.tokens.settings import TokenSettings
 from secure_mcp_grpc import certs
 from secure_mcp_grpc.authenticators import Outcome, Principal, Refusal
@@ -188,6 +188,19 @@ async def test_killed_issuer_leaves_the_last_good_keys_in_force_and_is_found_aga
                     await ask(tokens, token(claims(iss=server.url), kid="new", key=STRANGER)), Principal
                 ):
                     await asyncio.sleep(0.05)
+
+
+async def test_cookies_of_an_issuer_are_not_kept() -> None:
+    """Ours: a cookie that no header can carry made every later fetch fail."""
+    async with unruly_issuer() as server:
+        fetcher = Fetcher.create(None, 1)
+        for cookie in ("a=b; Path=/", "a=\xe4\xff; Path=/"):
+            server.pages["/keys"] = answer(KEYS, Set_Cookie=cookie)
+            for _ in range(2):
+                assert await fetcher.get(f"{server.url}/keys") == KEYS
+        await fetcher.close()
+
+    assert len(server.requests) == 4
 
 
 async def test_certificates_are_checked_against_the_file_that_is_named(tmp_path: Path) -> None:

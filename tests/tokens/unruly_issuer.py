@@ -11,7 +11,7 @@ def answer(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
     """A complete HTTP answer; underscores in the names of headers become hyphens."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
 @dataclass
