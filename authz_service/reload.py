@@ -69,12 +69,12 @@ class PolicyFiles:
         return tuple(map(_status, self.paths))
 
     def load(self, contents: Contents, pause: Callable[[], None] = lambda: None) -> Policy:
-        """Raises `PolicyError`."""
+        """Raises `PolicyError`; logs what is odd."""
         model, policy, *tools = contents
         checks = self.checks
         if self.tools is not None:
             checks = replace(checks, catalog=read_catalog(tools[0], self.tools.name))
-        return load_policy(
+        loaded = load_policy(
             model,
             policy,
             model_name=self.model.name,
@@ -83,6 +83,9 @@ class PolicyFiles:
             checks=checks,
             pause=pause,
         )
+        for warning in loaded.warnings[:_MAX_WARNINGS_LOGGED]:
+            logs.event(logger, logging.WARNING, "policy_odd", problem=str(warning))
+        return loaded
 
     def load_beside(self, contents: Contents) -> Policy:
         """`load` for a thread beside others that must not wait; raises `PolicyError`."""
@@ -170,8 +173,6 @@ class PolicyWatcher:
             return
         self.problem = ""
         logs.event(logger, logging.INFO, "policy_loaded", version=policy.version, rules=policy.size)
-        for warning in policy.warnings[:_MAX_WARNINGS_LOGGED]:
-            logs.event(logger, logging.WARNING, "policy_odd", problem=str(warning))
         self._loaded(policy)
         for announce in self.on_loaded:
             announce(policy)

@@ -8,7 +8,7 @@ from authz_requests import MODEL, POLICY, policy_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz_service.policy import PolicyError, load_policy, wildcard
+from authz_service.policy import Policy, PolicyError, Ruling, load_policy, wildcard
 
 
 def test_empty_policy_denies() -> None:
@@ -176,3 +176,83 @@ def test_any_bytes_are_a_policy_or_a_named_error(text: bytes) -> None:
     """Ours: nothing but PolicyError leaves the loader."""
     with suppress(PolicyError):
         policy_of(text)
+
+
+MATCHER = "g(r.sub, p.sub) && wildcard(r.method, p.method) && wildcard(r.name, p.name) && eval(p.cond)"
+
+
+def policy_under(matcher: str, text: bytes) -> Policy:
+    model = MODEL.replace(MATCHER.encode(), matcher.encode())
+    assert matcher.encode() in model
+    return load_policy(model, text, model_name="model.conf", policy_name="policy.csv", cached=10)
+
+
+@pytest.mark.parametrize(
+    ("matcher", "says"),
+    [
+        (f'{MATCHER} || r.sub == "root"', "must be a conjunction (&&) with g(r.sub, p.sub) in it"),
+        (f"!({MATCHER})", "must be a conjunction"),
+        (MATCHER.removesuffix(" && eval(p.cond)"), "with eval(p.cond) in it"),
+        (MATCHER.replace("g(r.sub, p.sub)", "r.sub == p.sub"), "with g(r.sub, p.sub) in it"),
+        (MATCHER.replace("wildcard(r.name", "keyMatch(r.name"), "with wildcard(r.name, p.name) in it"),
+        (MATCHER.replace("r.name, p.name", "p.name, r.name"), "with wildcard(r.name, p.name) in it"),
+        (f"{MATCHER} && eval(p.sub)", "calls eval, which does not exist"),
+        (f"{MATCHER} && r.name.startswith(p.name)", "calls r_name.startswith, which does not exist"),
+        (f"{MATCHER} && open(r.name)", "calls open, which does not exist"),
+        (f'{MATCHER} && p.cond == ""', "speaks of p_cond, which does not exist"),
+        (f"{MATCHER} && r.time == p.name", "speaks of r_time, which does not exist"),
+        (f"{MATCHER} && [x for x in r.name] == p.name", "speaks of x, which does not exist"),
+        (f"{MATCHER} && (", "is not an expression"),
+    ],
+)
+def test_matcher_that_the_index_cannot_answer_for_is_refused(matcher: str, says: str) -> None:
+    """Ours: one form of matcher, so that the index is always right."""
+    with pytest.raises(PolicyError, match=r"^model\.conf: the matcher ") as caught:
+        policy_under(matcher, POLICY)
+
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "definition", [b"r2 = sub\n", b"p2 = sub\n", b"e2 = some(where (p.eft == allow))\n", b"m2 = r.sub\n"]
+)
+def test_second_definition_is_refused(definition: bytes) -> None:
+    """Ours: nothing in the model is silently left aside."""
+    first = definition[:1] + b" = "
+    with pytest.raises(PolicyError, match=r"^model\.conf: there must be one definition of"):
+        load_policy(
+            MODEL.replace(first, definition + first), POLICY, model_name="model.conf", policy_name="p", cached=1
+        )
+
+
+def test_further_conjunct_limits_rules_and_fails_closed() -> None:
+    """Ours: a deployment may add to the matcher; what cannot be evaluated counts for refusal."""
+    text = b"p, a, tools/call, x*, allow\np, a, tools/call, xy, deny\np, a, tools/call, *, allow, args.n == 1"
+    policy = policy_under(f"{MATCHER} && r.args.limit <= 5", text)
+
+    assert policy.judge("a", "tools/call", "xx", {"limit": 5}).allowed
+    assert not policy.judge("a", "tools/call", "xx", {"limit": 6}).allowed
+    assert not policy.judge("a", "tools/call", "xx", {"limit": "5"}).allowed
+    assert policy.judge("a", "tools/call", "z", {"limit": 1, "n": 1}).allowed
+    assert policy.judge("a", "tools/call", "xy", {}).line == 2
+    assert policy.judge("a", "tools/call", "xy", {"limit": 6}).line == 0
+    assert policy.could("a", "tools/call", ["xx", "xy", "z"]) == [True, True, True]
+    assert policy_under(f'{MATCHER} && r.name != "xx"', text).could("a", "tools/call", ["xx", "xy", "xz"]) == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_roles_of_a_token_bring_what_these_inherit() -> None:
+    """Ours: as if a g line gave them."""
+    policy = policy_of(
+        b"p, role:low, ping, *, allow\np, role:top, tools/list, *, allow\ng, role:low, role:top\ng, b, role:low"
+    )
+
+    assert policy.judge("user:idp:a", "tools/list", "", {}, ("role:low",)) == Ruling(
+        True, "p, role:top, tools/list, *, allow", 2, ("role:low", "role:top")
+    )
+    assert not policy.judge("user:idp:a", "tools/list", "").allowed
+    (trace,) = policy.trace("user:idp:a", "tools/list", "", {}, ("role:low",))
+    assert trace.via == ("user:idp:a", "role:low", "role:top")
