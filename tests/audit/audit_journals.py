@@ -1,6 +1,7 @@
 """Real journals, written by the real Journal, and what a verifier says of them."""
 
 import asyncio
+import time
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,7 +16,7 @@ from authz_service.audit.reading import JournalReader, read_anchors
 from authz_service.audit.seals import PLAIN, Seal
 from authz_service.audit.verify import Keys, Verifier
 from authz_service.journal import Journal
-from secure_mcp_grpc.records import DecisionRecord
+from secure_mcp_grpc.records import DecisionRecord, timestamp
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
@@ -24,7 +25,7 @@ KEYS = Keys(anchor_keys=(KEY.public_key(),))
 
 def record(tool: str = "x") -> DecisionRecord:
     return DecisionRecord(
-        chain="", seq=0, ts="2026-11-20T21:40:00.000000Z", decision="allow", tool=tool, identity="model-a"
+        chain="", seq=0, ts=timestamp(time.time_ns() // 1000), decision="allow", tool=tool, identity="model-a"
     )
 
 

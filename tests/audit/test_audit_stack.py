@@ -83,7 +83,8 @@ async def some_load(stack: Stack) -> None:
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         group.create_task(load(stack, stop))
         sql = "SELECT count() FROM decisions WHERE decision = 'deny'"
-        await asyncio.to_thread(until, lambda: stack.rows(sql)[0][0] >= 50)
+        wanted = stack.rows(sql)[0][0] + 50
+        await asyncio.to_thread(until, lambda: stack.rows(sql)[0][0] >= wanted)
         stop.set()
 
 
@@ -91,6 +92,7 @@ async def some_load(stack: Stack) -> None:
 async def test_store_equals_journal_after_kills_under_load(stack: Stack) -> None:
     """Issue 3: after kill -9 of sink, store and authz under load: nothing lost, nothing doubled."""
     stop = asyncio.Event()
+    killed: list[str] = []
     async with asyncio.TaskGroup() as group:
         workers = [group.create_task(load(stack, stop)) for _ in range(6)]
         for victims in (
@@ -102,10 +104,11 @@ async def test_store_equals_journal_after_kills_under_load(stack: Stack) -> None
             ("store",),
             ("authz",),
         ):
-            await asyncio.sleep(0.7)
+            await asyncio.to_thread(until, lambda: ready(stack), 60)
+            await asyncio.sleep(0.5)
             for part in victims:
-                if pid := stack.pid(part):
-                    os.kill(pid, signal.SIGKILL)
+                os.kill(stack.pid(part), signal.SIGKILL)
+            killed += list(victims)
         await asyncio.to_thread(until, lambda: ready(stack), 30)
         code, live = await asyncio.to_thread(verify, stack)  # while it writes on
         stop.set()
@@ -121,7 +124,7 @@ async def test_store_equals_journal_after_kills_under_load(stack: Stack) -> None
             break
     assert report["findings"] == []
     assert counts["journal_records"] == counts["store_records"] == counts["reconciled"] > 500
-    assert counts["journal_chains"] == counts["store_chains"] == 4
+    assert counts["journal_chains"] == counts["store_chains"] == killed.count("authz") + 1
     assert counts["anchors"] == counts["journal_anchors_met"] == counts["store_anchors_met"] >= 3
     print(counts)
 
@@ -175,12 +178,16 @@ def test_an_auditor_far_away_needs_no_home(stack: Stack, tmp_path: Path) -> None
 
 
 def test_the_last_word_is_an_anchor(stack: Stack) -> None:
-    """Issue 3: anchors periodically, and at the end; the last one is shipped before the service ends."""
-    os.kill(stack.pid("sink"), signal.SIGKILL)
+    """Issue 3: anchors periodically, and at the end, so that a stop leaves nothing that could be cut off."""
     until(lambda: ready(stack))
+    chain = stack.rows("SELECT argMax(chain, ts) FROM decisions")[0][0]
+    asyncio.run(some_load(stack))
     first = stack.pid("authz")
     os.kill(first, signal.SIGTERM)
-    until(lambda: ready(stack) and stack.pid("authz") != first)
-    sql = "SELECT argMax(kind, seq), max(seq) FROM decisions GROUP BY chain ORDER BY min(ts) DESC LIMIT 1, 1"
+    until(lambda: ready(stack) and stack.pid("authz") != first, 60)
 
-    assert stack.rows(sql)[0][0] == "anchor"
+    def last_kind() -> str:
+        sql = "SELECT argMax(kind, seq) FROM decisions WHERE chain = {chain:String}"
+        return str(stack.rows(sql, chain=chain)[0][0])
+
+    until(lambda: last_kind() == "anchor")
