@@ -34,7 +34,7 @@ async def run(settings: AuthzSettings) -> None:
     socket = lifecycle.socket_path(lifecycle.private_directory(settings.run_dir), PART)
     registry = new_registry(PART)
     metrics = Metrics(registry)
-    files = PolicyFiles.of(settings, token_roles=any(issuer.roles_claim for issuer in settings.issuers))
+    files = PolicyFiles.of(settings, token_roles=settings.brings_roles)
     try:
         contents = files.read()
         policy = files.load(contents)

@@ -18,7 +18,7 @@ from authz_service.tokens.keyring import KeyRing
 from authz_service.tokens.keys import KeysError
 from authz_service.tokens.metrics import TokenMetrics
 from authz_service.tokens.plugins import load_authenticator
-from authz_service.tokens.settings import Issuer, TokenSettings
+from authz_service.tokens.settings import BUILT_IN, Issuer, TokenSettings
 from authz_service.tokens.sources import FileSource, source_of
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.authenticators import Authenticator
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 _FILE_REFRESH_S: Final = 1.0
 _WARNING_S: Final = 60.0
-_BUILT_IN: Final = ("jwt", "introspection")
 _TOKEN_REQUIRED: Final = ("mtls+jwt", "jwt", "oauth2")
 _JWT_ONLY: Final = ("mtls+jwt", "jwt")
 
@@ -76,7 +75,7 @@ def build_authenticators(settings: TokenSettings, registry: CollectorRegistry, *
             )
         elif name == "introspection":
             tokens.authenticators += _introspection(settings, names, fetchers, metrics, tokens, wait_s)
-        elif name not in _BUILT_IN:
+        elif name not in BUILT_IN:
             tokens.authenticators.append(load_authenticator(name, settings.authenticator_settings.get(name, {})))
     tokens.jobs += [one.ring.run() for one in trusted]
     if settings.auth_type == "none":
@@ -88,7 +87,7 @@ def _check(settings: TokenSettings) -> None:
     names = settings.authenticators
     if len(set(names)) != len(names):
         raise UserError("authenticators names one twice")
-    if idle := [name for name in settings.authenticator_settings if name not in names or name in _BUILT_IN]:
+    if idle := [name for name in settings.authenticator_settings if name not in names or name in BUILT_IN]:
         raise UserError(
             f"authenticator_settings.{idle[0]} is for no authenticator of another package in authenticators"
         )
@@ -96,7 +95,7 @@ def _check(settings: TokenSettings) -> None:
         raise UserError("auth_type none lets anybody in; it starts only with allow_no_auth, for development")
     if settings.auth_type not in _TOKEN_REQUIRED:
         return
-    if not settings.issuers and not set(names) - set(_BUILT_IN):
+    if not settings.issuers and not set(names) - set(BUILT_IN):
         raise UserError(
             f"auth_type {settings.auth_type} demands a token, and no issuer is named whose tokens count; "
             "set authz.issuers or MCP_AUTHZ_ISSUERS"

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from authz_service.tokens.urls import check_url
 from secure_mcp_grpc.settings import CommonSettings
 
-__all__ = ["ASYMMETRIC", "HMAC", "Issuer", "TokenSettings"]
+__all__ = ["ASYMMETRIC", "BUILT_IN", "HMAC", "Issuer", "TokenSettings"]
 
 ASYMMETRIC: Final = (
     *("RS256", "RS384", "RS512"),
@@ -16,6 +16,8 @@ ASYMMETRIC: Final = (
     *("ES256", "ES384", "ES512"),
     "EdDSA",
 )
+BUILT_IN: Final = ("jwt", "introspection")
+"""Authenticators of this package."""
 HMAC: Final = ("HS256", "HS384", "HS512")
 
 Text = Annotated[str, Field(min_length=1, max_length=2048)]
@@ -149,7 +151,7 @@ class TokenSettings(CommonSettings):
     issuers: tuple[Issuer, ...] = ()
     """Whose tokens are believed: a list of objects, in the variable a JSON array; see docs/tokens.md."""
 
-    authenticators: Annotated[tuple[str, ...], Field(min_length=1)] = ("jwt", "introspection")
+    authenticators: Annotated[tuple[str, ...], Field(min_length=1)] = BUILT_IN
     """Asked in this order: the built-in ones, and names of entry points of the group
     `secure_mcp_grpc.authenticators`."""
 
@@ -172,3 +174,8 @@ class TokenSettings(CommonSettings):
         if sum(bool(issuer.introspection_url) for issuer in value) > 1:
             raise ValueError("two issuers have an introspection_url, and an opaque token does not say whose it is")
         return value
+
+    @property
+    def brings_roles(self) -> bool:
+        """Whether a principal may have roles that policy itself gives to nobody."""
+        return any(issuer.roles_claim for issuer in self.issuers) or not set(self.authenticators) <= set(BUILT_IN)

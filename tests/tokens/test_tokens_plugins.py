@@ -24,7 +24,7 @@ from secure_mcp_grpc.errors import UserError
 
 EXAMPLE = Path(__file__).parent / "example_provider"
 SETTINGS = {"keys": {"robot": hashlib.sha256(b"beep").hexdigest()}, "roles": ["machine"]}
-POLICY = "p, user:api-key:robot, tools/call, weld, allow\n"
+POLICY = "p, user:api-key:robot, tools/call, weld, allow\np, role:machine, tools/call, drill, allow\n"
 
 
 def installed(directory: Path, name: str = "api-key-authenticator", target: str | None = None) -> Path:
@@ -55,11 +55,13 @@ async def test_authenticator_of_another_package_decides_in_a_running_service(tmp
     }
     async with service(POLICY, **environment) as authz:
         accepted = await authz.check(call_of("weld", "ApiKey robot:beep"))
+        by_role = await authz.check(call_of("drill", "ApiKey robot:beep"))
         wrong = await authz.check(call_of("weld", "ApiKey robot:boop"))
         other = await authz.check(call_of("weld", "Bearer something"))
         recorded = authz.records()
 
     assert (accepted.code, accepted.metadata["user"]) == (0, "user:api-key:robot")
+    assert by_role.code == 0
     assert (wrong.code, wrong.metadata["reason"], wrong.sentence) == (16, "token_inactive", "the API key is not known")
     assert (other.code, other.metadata["reason"]) == (16, "token_not_accepted")
     assert recorded[0]["user"] == "user:api-key:robot"

@@ -26,7 +26,6 @@ p, user:corp:alice, tools/call, query_db, allow
 p, role:analyst, tools/call, read_report, allow
 p, user:corp:mcp-gateway, tools/call, ping, allow
 p, model-a, tools/call, *, allow
-g, auditor, role:analyst
 """
 SECRET = "provider-secret"
 
