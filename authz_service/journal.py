@@ -16,6 +16,7 @@ decided again.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import secrets
@@ -177,6 +178,9 @@ class Journal:
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such thing
+                raise
         finally:
             os.close(descriptor)
 

@@ -1,10 +1,12 @@
-"""The files of the decision journal: names, order, repair after a crash, and reading from a position.
+"""The files of the decision journal: names, order, repair after a crash, reading from a position, the cursor.
 
 A journal is a directory of `journal-00000001.jsonl`, `journal-00000002.jsonl`,
 …; each line is one record and ends with a newline. Only the last file grows.
 """
 
 import fcntl
+import json
+import logging
 import os
 import re
 import time
@@ -12,9 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from secure_mcp_grpc import lifecycle, logs
 from secure_mcp_grpc.errors import UserError
 
-__all__ = ["Position", "end_of_lines", "file_name", "files", "last_line", "lock", "read_lines"]
+__all__ = [
+    "Position",
+    "end_of_lines",
+    "file_name",
+    "files",
+    "last_line",
+    "lock",
+    "read_cursor",
+    "read_lines",
+    "write_cursor",
+]
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"journal-([0-9]{8,})\.jsonl")
 _BLOCK_BYTES: Final = 64 * 1024
@@ -111,3 +126,24 @@ def _read(path: Path, offset: int, max_bytes: int, max_lines: int) -> tuple[list
         os.close(descriptor)
     lines = block[: block.rfind(b"\n") + 1].split(b"\n")[:-1][:max_lines]
     return lines, offset + sum(len(line) + 1 for line in lines)
+
+
+def read_cursor(directory: Path) -> Position:
+    """The position kept in `directory`; the beginning where there is none that can be read."""
+    try:
+        document = json.loads(_cursor_path(directory).read_bytes())
+        return Position(int(document["file"]), int(document["offset"]))
+    except FileNotFoundError:
+        return Position()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logs.event(logger, logging.WARNING, "cursor_unreadable", error=type(error).__name__)
+        return Position()
+
+
+def write_cursor(directory: Path, position: Position) -> None:
+    document = {"file": position.file, "offset": position.offset}
+    lifecycle.write_by_rename(_cursor_path(directory), json.dumps(document).encode(), mode=0o600)
+
+
+def _cursor_path(directory: Path) -> Path:
+    return directory / "cursor.json"

@@ -6,7 +6,6 @@ records are the same to the byte, and (chain, seq) names them.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
@@ -17,11 +16,11 @@ from typing import Final
 import grpc
 from envoy.service.accesslog.v3 import als_pb2
 
-from authz_service.journal_files import Position, read_lines
+from authz_service.journal_files import Position, read_cursor, read_lines, write_cursor
 from authz_service.metrics import Metrics
 from secure_mcp_grpc import als, headers, lifecycle, logs
 
-__all__ = ["Shipper", "read_cursor"]
+__all__ = ["Shipper"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ class Shipper:
         self.position = batch.position
         self.unshipped = max(0, self.unshipped - batch.records)
         self._metrics.journal_shipped.inc(batch.records)
-        await asyncio.to_thread(_write_cursor, self._directory, batch.position)
+        await asyncio.to_thread(write_cursor, self._directory, batch.position)
         return batch.records
 
     async def _messages(self, batch: "_Batch") -> AsyncIterator[als_pb2.StreamAccessLogsMessage]:
@@ -128,27 +127,6 @@ class Shipper:
                 await self._closing.wait()
         except TimeoutError:
             return
-
-
-def read_cursor(directory: Path) -> Position:
-    """The position kept in `directory`; the beginning where there is none that can be read."""
-    try:
-        document = json.loads(_cursor_path(directory).read_bytes())
-        return Position(int(document["file"]), int(document["offset"]))
-    except FileNotFoundError:
-        return Position()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logs.event(logger, logging.WARNING, "cursor_unreadable", error=type(error).__name__)
-        return Position()
-
-
-def _write_cursor(directory: Path, position: Position) -> None:
-    document = {"file": position.file, "offset": position.offset}
-    lifecycle.write_by_rename(_cursor_path(directory), json.dumps(document).encode(), mode=0o600)
-
-
-def _cursor_path(directory: Path) -> Path:
-    return directory / "cursor.json"
 
 
 def _lines_after(directory: Path, position: Position) -> Iterator[bytes]:

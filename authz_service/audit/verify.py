@@ -182,7 +182,7 @@ class Verifier:
 
     def _changed(self, head: _Head, line: bytes, place: str, digest: str) -> None:
         """The content does not fit the hash: it, or its hash, was changed. Its own word on number and chain may be."""
-        self._find("changed", head.chain, head.seq, "the content does not fit its hash", place)
+        self._find_in_a_row("changed", head.chain, head.seq, "the content does not fit its hash", place)
         chain = self._chains.get(head.chain)
         if chain is None or (self._ordered and chain is not self._current):
             if self._current is not None:
@@ -268,7 +268,7 @@ class Verifier:
             self._find("key", head.chain, 1, f"sealed with the HMAC key {key}, which was not given", place)
         elif seal is None:
             hint = "" if starts else " (or it is sealed with an HMAC key that was not given)"
-            self._find("changed", head.chain, head.seq, f"the content does not fit its hash{hint}", place)
+            self._find_in_a_row("changed", head.chain, head.seq, f"the content does not fit its hash{hint}", place)
             if self._current is not None:
                 self._lose(self._current)
             else:

@@ -157,7 +157,7 @@ class _Audit:
         from authz_service.audit.reading import JournalReader
         from authz_service.audit.reconcile import Reconciler
         from authz_service.audit.verify import Verifier
-        from authz_service.shipper import read_cursor
+        from authz_service.journal_files import read_cursor
 
         cursor = read_cursor(self._journal) if self._journal else None
         chains = store.chains() if store else {}

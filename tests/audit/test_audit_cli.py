@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,17 @@ def test_forged_record_cannot_play_with_the_terminal(home: Path) -> None:
     assert code == 1
     assert "chain \\x1b[2Jx seq 1: does not follow record" in out
     assert "\x1b[2J" not in out
+
+
+def test_progress_is_shown_on_a_terminal(home: Path) -> None:
+    """Issue 3: it shows progress."""
+    ours, theirs = os.openpty()
+    command = (sys.executable, "-m", "secure_mcp_grpc", "audit", "verify", "--dir", str(home))
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+
+    assert ended.returncode == 0
+    assert "journal" in shown
+    assert "%" in shown

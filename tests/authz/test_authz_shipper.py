@@ -12,8 +12,9 @@ from envoy.service.accesslog.v3 import als_pb2
 from prometheus_client import CollectorRegistry
 
 from authz_service.journal import Journal
+from authz_service.journal_files import read_cursor
 from authz_service.metrics import Metrics
-from authz_service.shipper import Shipper, _entry, read_cursor
+from authz_service.shipper import Shipper, _entry
 from secure_mcp_grpc import als
 from secure_mcp_grpc.records import DecisionRecord
 
