@@ -92,6 +92,14 @@ async def test_the_metadata_are_where_rfc_9728_looks_for_them(open_pod: Pod, pat
     assert open_pod.authz.requests == []
 
 
+async def test_who_has_no_identity_yet_is_not_held_to_the_limits_of_those_who_have(root: Path, pki: Pki) -> None:
+    """Ours: what Envoy answers itself counts for the network address only."""
+    limits = {"per_client_per_second": 1, "per_client_burst": 1, "per_tool_per_second": 1, "per_tool_burst": 1}
+    async with running_pod(root, pki, auth_type="jwt", **FULL, **limits) as pod:
+        assert [(await http1(pod, METADATA_PATH)).status for _ in range(5)] == [200] * 5
+        assert [(await http1(pod, "/x")).status for _ in range(5)] == [404] * 5
+
+
 async def test_with_certificate_and_token_they_are_told_to_those_with_a_certificate(root: Path, pki: Pki) -> None:
     """Issue 3: in every token mode; the TLS of `mtls+jwt` lets nobody else that far."""
     async with running_pod(root, pki, auth_type="mtls+jwt", **FULL) as pod:
