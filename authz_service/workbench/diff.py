@@ -8,10 +8,11 @@ in common, on one representative each: the pattern taken as a name, whose `*`
 only a `*` of a rule can match. What a representative is answered holds for
 every text of its pattern, save for those that a narrower pattern in either
 policy matches too; these are listed as exceptions or on their own. Of two
-patterns that overlap in several ways, three are looked at, and above 300
-patterns with wildcards for one subject their overlaps are left out
-(`Difference.overlaps`). Conditions are compared as text. Subjects that neither policy names have no
-rules in either.
+patterns that overlap in several ways, three are looked at. Where a subject has
+more than 100 patterns with wildcards, only overlaps with those of changed
+rules are looked at, and none where that were more than 20,000
+(`Difference.overlaps` says so). Conditions are compared as text. Subjects that
+neither policy names have no rules in either.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,13 +20,14 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Final, Literal
 
-from authz_service.policy import covers
+from authz_service.policy import covers, overlap
 from authz_service.workbench.book import Book, Effect, Held, effect_of
 from authz_service.workbench.patterns import common
 
 __all__ = ["Change", "Difference", "compare"]
 
-_MAX_OVERLAPPING: Final = 300
+_FEW: Final = 100
+_MAX_OVERLAPS: Final = 20_000
 Kind = Literal["gains", "loses", "changes"]
 Pair = tuple[str, str]
 """Patterns of a method and a name."""
@@ -66,7 +68,7 @@ class Change:
 class Difference:
     changes: tuple[Change, ...]
     overlaps: bool
-    """False where there were too many patterns to look at what each two have in common."""
+    """False where there were too many patterns to look at all that each two have in common."""
 
 
 def compare(old: Book, new: Book) -> Difference:
@@ -77,7 +79,8 @@ def compare(old: Book, new: Book) -> Difference:
         before, after = _Side(old.held(subject)), _Side(new.held(subject))
         if before.meaning == after.meaning:
             continue
-        pairs, all_overlaps = _pairs({meaning[:2] for meaning in before.meaning | after.meaning})
+        written = {meaning[:2] for meaning in before.meaning | after.meaning}
+        pairs, all_overlaps = _pairs(written, {meaning[:2] for meaning in before.meaning ^ after.meaning})
         complete &= all_overlaps
         changes += _reduced([_change(subject, pair, before, after) for pair in pairs])
     return Difference(tuple(changes), complete)
@@ -104,16 +107,18 @@ class _Side:
         return (*wild, *self._exact.get(pair, ()))
 
 
-def _pairs(written: set[Pair]) -> tuple[list[Pair], bool]:
+def _pairs(written: set[Pair], changed: set[Pair]) -> tuple[list[Pair], bool]:
     """`written` and what each two of it have in common; whether all of that was looked at."""
     wild = sorted(pair for pair in written if _is_wild(pair))
-    if len(wild) > _MAX_OVERLAPPING:
+    few = len(wild) <= _FEW
+    firsts = wild if few else [pair for pair in wild if pair in changed]
+    if not few and len(firsts) * len(wild) > _MAX_OVERLAPS:
         return sorted(written), False
     pairs = set(written)
-    for one, other in combinations(wild, 2):
-        if not _covers(one, other) and not _covers(other, one):
+    for one, other in combinations(wild, 2) if few else product(firsts, wild):
+        if _overlap(one, other) and not _covers(one, other) and not _covers(other, one):
             pairs |= set(product(common(one[0], other[0]), common(one[1], other[1])))
-    return sorted(pairs), True
+    return sorted(pairs), few
 
 
 def _change(subject: str, pair: Pair, before: _Side, after: _Side) -> Change:
@@ -124,19 +129,15 @@ def _change(subject: str, pair: Pair, before: _Side, after: _Side) -> Change:
 
 def _reduced(answers: list[Change]) -> Iterator[Change]:
     """The changes among `answers`, without those that a wider one says already, each with its exceptions."""
-    inside: dict[Pair, list[Change]] = {}
-    nearest: dict[Pair, list[Change]] = {}
-    for wide in answers:
-        if _is_wild(wide.pair):
-            inside[wide.pair] = [narrow for narrow in answers if _strictly_covers(wide.pair, narrow.pair)]
-            for narrow in inside[wide.pair]:
-                nearest.setdefault(narrow.pair, []).append(wide)
+    wild = [answer for answer in answers if _is_wild(answer.pair)]
     for answer in answers:
-        wider = nearest.get(answer.pair, [])
-        closest = [one for one in wider if not any(_strictly_covers(one.pair, other.pair) for other in wider)]
-        if answer.before == answer.after or any(one.said == answer.said for one in closest):
+        if answer.before == answer.after:
             continue
-        others = [one for one in inside.get(answer.pair, ()) if one.said != answer.said]
+        wider = [one for one in wild if _strictly_covers(one.pair, answer.pair)]
+        closest = [one for one in wider if not any(_strictly_covers(one.pair, other.pair) for other in wider)]
+        if any(one.said == answer.said for one in closest):
+            continue
+        others = [one for one in answers if one.said != answer.said and _strictly_covers(answer.pair, one.pair)]
         widest = [one.pair for one in others if not any(_strictly_covers(more.pair, one.pair) for more in others)]
         yield replace(answer, exceptions=tuple(widest))
 
@@ -147,6 +148,10 @@ def _is_wild(pair: Pair) -> bool:
 
 def _covers(wide: Pair, narrow: Pair) -> bool:
     return covers(wide[0], narrow[0]) and covers(wide[1], narrow[1])
+
+
+def _overlap(one: Pair, other: Pair) -> bool:
+    return overlap(one[0], other[0]) and overlap(one[1], other[1])
 
 
 def _strictly_covers(wide: Pair, narrow: Pair) -> bool:

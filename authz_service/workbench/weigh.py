@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 
 from authz_service.policy import Rule
-from authz_service.policy.arguments import Arg, Unevaluable
+from authz_service.policy.arguments import Paths, Unevaluable
 from authz_service.workbench.recorded import Known
 
 __all__ = ["Counts", "counts", "possible_verdicts"]
@@ -26,7 +26,7 @@ def counts(rule: Rule, known: Known) -> Counts:
     if known.hidden is None or any(path and path[0] in known.hidden for path in condition.paths):
         return Counts.PERHAPS
     try:
-        return Counts.YES if condition.holds(Arg(known.arguments)) else Counts.NO
+        return Counts.YES if condition.holds(Paths(dict(known.arguments))) else Counts.NO
     except Unevaluable:
         return Counts.NO if rule.allows else Counts.YES
 

@@ -225,7 +225,7 @@ def diff(
     if not as_json:
         typer.echo(f"{_count(len(difference.changes), 'change')} from {old} to {new}", err=True)
         if not difference.overlaps:
-            typer.echo("too many patterns: what each two overlapping ones have in common was not examined", err=True)
+            typer.echo("too many patterns: not everything that overlapping ones have in common was examined", err=True)
     raise typer.Exit(1 if exit_code and difference.changes else 0)
 
 

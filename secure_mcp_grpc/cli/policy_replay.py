@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from secure_mcp_grpc.cli import policy_input
 from secure_mcp_grpc.cli.options import HomeOption
@@ -79,14 +78,10 @@ class _Output:
         self._listed = 0
 
     def run(self, replayed: "Replay", blocks: Iterable[Any], total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         console = self._printer.console if self._printer.tables else Console(stderr=True)
-        columns = (
-            TextColumn("decisions"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
+        columns = (TextColumn("decisions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         if self._printer.as_json:
             sys.stdout.write('{"calls": [')
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
