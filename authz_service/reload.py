@@ -70,6 +70,14 @@ class PolicyFiles:
 
     def load(self, contents: Contents, pause: Callable[[], None] = lambda: None) -> Policy:
         """Raises `PolicyError`; logs what is odd."""
+        with _no_collection():
+            return self._load(contents, pause)
+
+    def load_beside(self, contents: Contents) -> Policy:
+        """`load` for a thread beside others that must not wait; raises `PolicyError`."""
+        return self.load(contents, _Rests())
+
+    def _load(self, contents: Contents, pause: Callable[[], None]) -> Policy:
         model, policy, *tools = contents
         checks = self.checks
         if self.tools is not None:
@@ -86,11 +94,6 @@ class PolicyFiles:
         for warning in loaded.warnings[:_MAX_WARNINGS_LOGGED]:
             logs.event(logger, logging.WARNING, "policy_odd", problem=str(warning))
         return loaded
-
-    def load_beside(self, contents: Contents) -> Policy:
-        """`load` for a thread beside others that must not wait; raises `PolicyError`."""
-        with _no_collection():
-            return self.load(contents, _Rests())
 
 
 class PolicyWatcher:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, final
+from functools import lru_cache, partial
+from typing import Any, Final, final
 
 from authz_service.policy.arguments import Paths, Unevaluable
 from authz_service.policy.file import Rule, Rules
-from authz_service.policy.index import Index
+from authz_service.policy.index import Index, Names, named
 from authz_service.policy.model import Extra, Model, casbin_functions
 from authz_service.policy.patterns import covers
 from authz_service.policy.roles import Roles
@@ -30,6 +30,9 @@ class Ruling:
     """Every role of the subject, inherited ones included, sorted."""
 
 
+_REMEMBERED_SUBJECTS: Final = 1024
+
+
 class Finder:
     """Finds the rules that speak about a request, and what they say before its arguments are known."""
 
@@ -37,16 +40,19 @@ class Finder:
         self.graph = Roles(rules.groupings)
         self._extras = model.extras
         self._index = Index(rules.rules, pause)
+        # Many names are asked for by one subject, and the way over its roles is most of the work. A function of the
+        # parts, not a method of this: no cycle.
+        self._about = lru_cache(_REMEMBERED_SUBJECTS)(partial(_about, self.graph, self._index))
 
     def rules(self, subject: str, method: str, name: str, also: tuple[str, ...]) -> list[tuple[Rule, Test | None]]:
         """The rules of the subject, method and name, with what remains to be asked of each (None: nothing)."""
         further = self._further(subject, method, name, also)
-        found = self._index.find((subject, *self.graph.of(subject, also)), method, name)
+        found = named(self._about(subject, method, also)[1], name)
         return [(rule, _test(rule, further)) for rule in found]
 
     def settle(self, subject: str, method: str, name: str, also: tuple[str, ...]) -> "Ruling | Open":
-        roles = self.graph.of(subject, also)
-        rules = self._index.find((subject, *roles), method, name)
+        roles, about = self._about(subject, method, also)
+        rules = named(about, name)
         if self._extras:
             return Open(rules, roles, self._further(subject, method, name, also))
         if denies := [rule for rule in rules if not rule.allows and rule.condition is None]:
@@ -66,6 +72,13 @@ class Finder:
 
     def _further(self, subject: str, method: str, name: str, also: tuple[str, ...]) -> "_Further | None":
         return _Further(self._extras, self.graph, subject, method, name, also) if self._extras else None
+
+
+def _about(
+    graph: Roles, index: Index, subject: str, method: str, also: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[Names, ...]]:
+    roles = graph.of(subject, also)
+    return roles, index.about((subject, *roles), method)
 
 
 def paths_of(arguments: Mapping[str, Any]) -> Paths:

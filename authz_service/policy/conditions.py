@@ -32,7 +32,7 @@ from authz_service.policy.evaluate import evaluate
 __all__ = ["ARGUMENTS", "CASBIN_FUNCTIONS", "MAX_CONDITION_CHARS", "Condition", "ConditionError", "read_condition"]
 
 MAX_CONDITION_CHARS: Final = 500
-_MAX_NODES: Final = 100
+_MAX_PARTS: Final = 100
 ARGUMENTS: Final = "r_args"
 """Casbin's name for the request's arguments."""
 CASBIN_FUNCTIONS: Final = {f"arg_{name}": function for name, function in FUNCTIONS.items()}
@@ -96,8 +96,6 @@ def read_condition(text: str) -> Condition:
         tree = ast.parse(_python(text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ConditionError(f"{text!r} is not a condition") from None
-    if sum(1 for _ in ast.walk(tree)) > _MAX_NODES:
-        raise ConditionError("the condition has too many parts")
     reader = _Reader()
     canonical = reader.test(tree)
     if not reader.paths:
@@ -146,9 +144,11 @@ class _Reader:
 
     def __init__(self) -> None:
         self.paths: list[Path] = []
+        self._parts = 0
 
     def test(self, node: ast.expr) -> ast.expr:
         """Something that is true or false."""
+        self._count()
         match node:
             case ast.BoolOp(op=op, values=values):
                 return ast.BoolOp(op, [self.test(value) for value in values])
@@ -185,7 +185,13 @@ class _Reader:
                 return ast.Name(ARGUMENTS, ast.Load())
         return self._value(node)
 
+    def _count(self) -> None:
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise ConditionError("the condition has too many parts")
+
     def _value(self, node: ast.expr) -> ast.expr:
+        self._count()
         literal = _literal(node)
         if literal is not None:
             return literal
@@ -215,6 +221,7 @@ class _Reader:
     def _path(self, node: ast.expr) -> ast.expr:
         steps: list[str | int] = []
         while True:
+            self._count()
             match node:
                 case ast.Attribute(value=inner, attr=attr):
                     steps.append(attr)

@@ -1,15 +1,16 @@
 """Finds the rules that speak about a subject, method and name without reading the others."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import Final
 
 from authz_service.policy.file import Rule
 from authz_service.policy.patterns import overlap, wildcard
 
-__all__ = ["Index"]
+__all__ = ["Index", "Names", "named"]
 
 _BY_LINE: Final = attrgetter("line")
+_GRAM: Final = 3
 
 
 class Index:
@@ -26,26 +27,31 @@ class Index:
 
     def find(self, subjects: Iterable[str], method: str, name: str) -> list[Rule]:
         """The rules of any of `subjects` whose method and name match, in the order of the file."""
-        found: list[Rule] = []
+        return named(self.about(subjects, method), name)
+
+    def about(self, subjects: Iterable[str], method: str) -> tuple["Names", ...]:
+        """The same before the name is known: to be given to `named`."""
+        found: list[Names] = []
         for subject in subjects:
             methods = self._subjects.get(subject)
             if methods is not None:
-                for names in methods.matching(method):
-                    names.matching(name, found)
-        if len(found) > 1:
-            found.sort(key=_BY_LINE)
-        return found
+                found += methods.matching(method)
+        return tuple(found)
 
     def overlapping(self, subjects: Iterable[str], method: str, pattern: str) -> list[Rule]:
         """The rules of any of `subjects` whose method matches and whose name shares a text with `pattern`, perhaps."""
-        found: list[Rule] = []
-        for subject in subjects:
-            methods = self._subjects.get(subject)
-            if methods is not None:
-                for names in methods.matching(method):
-                    found += [rule for rule in names.all() if overlap(rule.name, pattern)]
+        names = self.about(subjects, method)
+        return sorted((rule for one in names for rule in one.all() if overlap(rule.name, pattern)), key=_BY_LINE)
+
+
+def named(about: Iterable["Names"], name: str) -> list[Rule]:
+    """The rules of `Index.about` whose name matches, in the order of the file."""
+    found: list[Rule] = []
+    for names in about:
+        names.matching(name, found)
+    if len(found) > 1:
         found.sort(key=_BY_LINE)
-        return found
+    return found
 
 
 class _Methods:
@@ -54,61 +60,79 @@ class _Methods:
     __slots__ = ("_exact", "_patterns")
 
     def __init__(self) -> None:
-        self._exact: dict[str, _Names] = {}
-        self._patterns: dict[str, _Names] = {}
+        self._exact: dict[str, Names] = {}
+        self._patterns: dict[str, Names] = {}
 
     def add(self, rule: Rule) -> None:
         group = self._patterns if "*" in rule.method else self._exact
         names = group.get(rule.method)
         if names is None:
-            names = group[rule.method] = _Names()
+            names = group[rule.method] = Names()
         names.add(rule)
 
-    def matching(self, method: str) -> list["_Names"]:
+    def matching(self, method: str) -> list["Names"]:
         found = [names for pattern, names in self._patterns.items() if wildcard(method, pattern)]
         if (exact := self._exact.get(method)) is not None:
             found.append(exact)
         return found
 
 
-class _Names:
-    """The rules of one subject and method."""
+class Names:
+    """The rules of one subject and method.
 
-    __slots__ = ("_ending", "_exact", "_starting")
+    A pattern is kept by its longest fixed part: by its beginning, by its end, or
+    by three characters of a part between stars, so that few others stand beside it.
+    """
+
+    __slots__ = ("_ending", "_exact", "_starting", "_within")
 
     def __init__(self) -> None:
         self._exact: dict[str, list[Rule]] = {}
         self._starting: _Fixed | None = None
         self._ending: _Fixed | None = None
+        self._within: dict[str, list[Rule]] | None = None
 
     def add(self, rule: Rule) -> None:
-        name = rule.name
-        if "*" not in name:
-            self._exact.setdefault(name, []).append(rule)
+        if "*" not in rule.name:
+            self._exact.setdefault(rule.name, []).append(rule)
             return
-        head, tail = name[: name.index("*")], name[name.rindex("*") + 1 :]
-        if head or not tail:
-            self._starting = self._starting or _Fixed()
-            self._starting.add(head, rule)
-        else:
+        head, *middle, tail = rule.name.split("*")
+        inner = max(middle, key=len, default="")
+        if len(inner) >= _GRAM and len(inner) > max(len(head), len(tail)):
+            self._within = {} if self._within is None else self._within
+            self._within.setdefault(inner[:_GRAM], []).append(rule)
+        elif len(tail) > len(head):
             self._ending = self._ending or _Fixed()
             self._ending.add(tail, rule)
+        else:
+            self._starting = self._starting or _Fixed()
+            self._starting.add(head, rule)
 
     def matching(self, name: str, found: list[Rule]) -> None:
         if exact := self._exact.get(name):
             found += exact
+        for rules in self._near(name):
+            found += [rule for rule in rules if wildcard(name, rule.name)]
+
+    def _near(self, name: str) -> Iterator[list[Rule]]:
+        """Groups of patterns that may match."""
         size = len(name)
         if self._starting is not None:
             for length in self._starting.lengths:
                 if length <= size and (rules := self._starting.rules.get(name[:length])):
-                    found += [rule for rule in rules if wildcard(name, rule.name)]
+                    yield rules
         if self._ending is not None:
             for length in self._ending.lengths:
                 if length <= size and (rules := self._ending.rules.get(name[size - length :])):
-                    found += [rule for rule in rules if wildcard(name, rule.name)]
+                    yield rules
+        if self._within is not None:
+            for gram in {name[at : at + _GRAM] for at in range(size - _GRAM + 1)}:
+                if rules := self._within.get(gram):
+                    yield rules
 
     def all(self) -> Iterable[Rule]:
-        groups = [self._exact, *(fixed.rules for fixed in (self._starting, self._ending) if fixed is not None)]
+        fixed = (one.rules for one in (self._starting, self._ending) if one is not None)
+        groups = (self._exact, self._within or {}, *fixed)
         return (rule for group in groups for rules in group.values() for rule in rules)
 
 
