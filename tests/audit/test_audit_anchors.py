@@ -181,6 +181,16 @@ def test_damaged_and_contradicting_anchors_are_found(directory: Path) -> None:
     assert report.notices == [f"anchors.jsonl ends with {len(good[0]) - 9} bytes of an unfinished anchor"]
 
 
+@pytest.mark.parametrize("field", ["chain", "seq", "hash", "ts", "key", "signature"])
+def test_every_field_of_an_anchor_is_signed(field: str) -> None:
+    """Issue 3: a signature over the whole anchor."""
+    anchor = anchors.sign(KEY, "node-1", 7, "ab" * 32, "2026-11-20T21:40:00.000000Z")
+    value = 8 if field == "seq" else "x" + getattr(anchor, field)[1:]
+
+    assert anchors.verify(anchor, [KEY.public_key()])
+    assert not anchors.verify(msgspec.structs.replace(anchor, **{field: value}), [KEY.public_key()])
+
+
 def test_anchor_of_another_key_is_found(directory: Path) -> None:
     """Ours: the auditor's copy of the public key decides."""
     written(directory, (3,), anchor_every=3)

@@ -109,6 +109,8 @@ def test_a_chain_without_a_key_after_one_with_is_a_finding(tmp_path: Path) -> No
     assert [(finding.kind, finding.chain) for finding in report.findings] == [
         ("key", json.loads(lines(tmp_path / "j")[-1])["chain"])
     ]
+    asyncio.run(write(tmp_path / "j", (3,), seal=SEAL))
+    assert verify_directory(tmp_path / "j", keys=Keys((SEAL,))).findings == report.findings, "a later key hides nothing"
 
 
 def test_a_new_key_goes_on_with_the_chain_of_chains(tmp_path: Path) -> None:

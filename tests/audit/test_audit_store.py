@@ -1,7 +1,9 @@
 """The store's side of the audit: chains of many nodes in any order, and the comparison with the journal."""
 
 import json
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from audit_journals import KEYS, verify_lines, written
@@ -136,6 +138,18 @@ def test_a_removed_chain_is_found_or_is_the_end_of_one(nodes: list[list[bytes]],
     else:
         assert report.clean
         assert named(audit(nodes[0], rows)) >= {(chains[2], 1)}
+
+
+def test_two_chains_behind_one_record_are_found(tmp_path: Path) -> None:
+    """Ours: a copy of a journal that was continued by somebody else."""
+    written(tmp_path / "j", (3,))
+    shutil.copytree(tmp_path / "j", tmp_path / "copy")
+    here, there = written(tmp_path / "j", (3,)), written(tmp_path / "copy", (3,))
+
+    report = verify_store(rows_of({*here, *there}))
+
+    assert [(finding.kind, finding.seq) for finding in report.findings] == [("start", 1)]
+    assert "follows the same record as chain" in report.findings[0].text
 
 
 def test_equal_journal_and_store_are_clean(nodes: list[list[bytes]]) -> None:
