@@ -31,7 +31,7 @@ class TokenCache:
 
     def get(self, authorization: str, now_s: float) -> tuple[str, int, Bearer] | None:
         """Issuer's name, version of its keys, and bearer. Whether the version is still in force is for the caller."""
-        digest = sha256(authorization.encode()).digest()
+        digest = sha256(authorization.encode("utf-8", "surrogatepass")).digest()
         entry = self._entries.get(digest)
         if entry is None or now_s >= entry.until_s:
             self._count.misses += 1
@@ -42,7 +42,7 @@ class TokenCache:
 
     def put(self, authorization: str, issuer: str, version: int, bearer: Bearer, now_s: float) -> None:
         until_s = min(bearer.principal.expires_s, now_s + LONGEST_S)
-        digest = sha256(authorization.encode()).digest()
+        digest = sha256(authorization.encode("utf-8", "surrogatepass")).digest()
         self._entries[digest] = _Entry(bearer, issuer, version, until_s)
         self._entries.move_to_end(digest)
         while len(self._entries) > self._size:

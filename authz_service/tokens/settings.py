@@ -164,6 +164,13 @@ class TokenSettings(CommonSettings):
     token_cache: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     """Verified tokens remembered, for at most 60 s and never beyond their end."""
 
+    @field_validator("issuers", mode="before")
+    @classmethod
+    def _are_objects(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple) or not all(isinstance(one, dict | Issuer) for one in value):
+            raise ValueError("expected a list of objects, in a variable as a JSON array; see docs/tokens.md")
+        return value
+
     @field_validator("issuers")
     @classmethod
     def _are_different(cls, value: tuple[Issuer, ...]) -> tuple[Issuer, ...]:

@@ -435,6 +435,7 @@ def test_weak_or_misplaced_keys_are_ignored() -> None:
         jwk(STRANGER, "curve") | {"crv": "P-384"},
         {"kty": "RSA", "kid": "short"},
         {"kty": "RSA", "kid": "exponent", "n": jwk(RSA_KEY)["n"], "e": b64(b"\x01")},
+        {"kty": "RSA", "kid": "large exponent", "n": jwk(RSA_KEY)["n"], "e": b64((2**33 + 1).to_bytes(5, "big"))},
         {"kty": "RSA", "kid": "giant", "n": "A" * 3000, "e": "AQAB"},
         jwk(ec.generate_private_key(ec.SECP256R1()), "koblitz") | {"crv": "secp256k1"},
         "not an object",
@@ -445,6 +446,17 @@ def test_weak_or_misplaced_keys_are_ignored() -> None:
     assert [key.kid for key in keys.keys] == ["ec"]
     assert len(keys.ignored) == len(entries) - 1
     assert not any("AA" in problem for problem in keys.ignored)
+
+
+@pytest.mark.parametrize("kid", [None, "unpublished"])
+def test_key_signs_with_the_algorithm_that_it_states(kid: str | None) -> None:
+    """RFC 7517, 4.4: a key for RS256 verifies nothing else, also where keys have no names and several are tried."""
+    another = rsa.generate_private_key(65537, 2048)
+    judged = authenticator(keys=filled(jwks(jwk(RSA_KEY, alg="RS256"), jwk(another))))
+
+    assert isinstance(now(judged.authenticate(show(token(key=RSA_KEY, alg="RS256", kid=kid)))), Principal)
+    assert isinstance(now(judged.authenticate(show(token(key=another, alg="PS256", kid=kid)))), Principal)
+    assert reason(now(judged.authenticate(show(token(key=RSA_KEY, alg="PS256", kid=kid))))) == "token_signature"
 
 
 def test_fingerprint_of_the_spec_example() -> None:

@@ -83,7 +83,9 @@ def test_issuers_differ_in_name_and_iss() -> None:
 @pytest.mark.parametrize("text", ["[oops", "corp", "{}", "5"])
 def test_variable_that_is_no_array_is_refused(text: str) -> None:
     """House rule: a bad value names its variable."""
-    with pytest.raises(UserError, match="MCP_AUTHZ_ISSUERS"):
+    with pytest.raises(
+        UserError, match=r"MCP_AUTHZ_ISSUERS.*: expected a list of objects, in a variable as a JSON array"
+    ):
         TokenSettings.load({"MCP_AUTHZ_ISSUERS": text})
 
 
