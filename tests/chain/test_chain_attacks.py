@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_stack import TRUST_DOMAIN, Stack, until
+from chain_stack import TRUST_DOMAIN, Stack, running, until
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from raw_client import CALL, Answer, frame, request
 
@@ -50,6 +50,13 @@ def field(number: int, content: bytes) -> bytes:
 
 FORBIDDEN = params("forbidden", text="attack")
 NUMBERS = {one.name: one.number for one in pb.Request.DESCRIPTOR.fields}
+
+
+@pytest.fixture(scope="module", params=["http2", "grpc"])
+def stack(request: pytest.FixtureRequest, root: Path) -> Iterator[Stack]:
+    """Issue 3: the same attacks over every server around the check that is kept."""
+    with running(root / request.param, {"authz": {"metrics_port": 0, "server": request.param}}) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")
