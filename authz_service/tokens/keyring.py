@@ -108,10 +108,10 @@ class KeyRing:
             self._fetching = asyncio.create_task(self._read(), name=f"keys of {self.name}")
         self._waiting += 1
         try:
-            await asyncio.shield(self._fetching)
+            succeeded = await asyncio.shield(self._fetching)
         finally:
             self._waiting -= 1
-        if kid is not None and self.usable and not self.find(kid, ""):
+        if succeeded and kid is not None and not self.find(kid, ""):
             self._note_absent(kid)
 
     async def run(self) -> None:

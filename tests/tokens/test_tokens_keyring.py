@@ -92,6 +92,21 @@ async def test_kid_known_to_be_absent_causes_no_fetch_for_a_minute() -> None:
     assert source.reads == 2
 
 
+async def test_kid_is_not_called_absent_because_a_fetch_failed() -> None:
+    """Ours: a new key that was asked for while the issuer was away is found as soon as another fetch is allowed."""
+    clock, source = Clock(), Keys()
+    held = ring(source, clock)
+    judged = authenticator(keys=held)
+    await later(judged.authenticate(show(token())))
+    clock.now_s += 11
+    source.error = FetchError("status 500")
+    assert reason(await later(judged.authenticate(show(NEW)))) == "token_signature"
+
+    clock.now_s += 11
+    source.error, source.content = None, jwks(jwk(STRANGER, "new"))
+    assert isinstance(await later(judged.authenticate(show(NEW))), Principal)
+
+
 async def test_few_wait_for_a_fetch_that_hangs() -> None:
     """Issue 3: bounded time; ours: and a bounded number of those who wait, the others are refused at once."""
     source = Keys(gate=asyncio.Event())
