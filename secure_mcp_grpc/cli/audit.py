@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from secure_mcp_grpc.cli.options import HomeOption
 from secure_mcp_grpc.errors import UserError
@@ -107,19 +106,18 @@ def show_anchors(
     file = _anchors_file(path, anchors)
     if file is None:
         raise UserError(f"there are no anchors in {path}")
-    table = Table("Time (UTC)", "Chain", "Seq", "Hash", "Key", "Signature")
     wrong = False
     for line in _lines(file):
         anchor = anchoring.parse(line)
         if anchor is None:
             wrong = True
-            table.add_row("?", "?", "?", "?", "?", "unreadable")
+            typer.echo("no anchor can be read here")
             continue
         holds = anchoring.verify(anchor, keys.anchor_keys) if keys.anchor_keys else None
         wrong |= holds is False
         said = {True: "good", False: "BAD", None: "not checked: no key"}[holds]
-        table.add_row(*map(_plain, (anchor.ts, anchor.chain, str(anchor.seq), anchor.hash[:16], anchor.key)), said)
-    Console().print(table)
+        text = f"{anchor.ts}  chain {anchor.chain} seq {anchor.seq}  {anchor.hash[:16]}  key {anchor.key}  {said}"
+        typer.echo(_plain(text))
     if wrong:
         raise typer.Exit(1)
 
@@ -265,17 +263,18 @@ def _summary(report: "Report") -> str:
     counts = report.counts
     looked = [_looked_at(source, counts) for source in ("journal", "store") if f"{source}_chains" in counts]
     if len(looked) == 2:
-        looked.append(f"{counts['reconciled']:,} compared, {counts['unshipped']:,} not yet shipped")
-    said = "no finding" if report.clean else f"{report.total:,} finding{'s' if report.total > 1 else ''}"
-    return f"{said}: {'; '.join(looked)}"
+        looked.append(f"compared: {counts['reconciled']:,} records in both, {counts['unshipped']:,} not yet shipped")
+    return "\n".join([*looked, "No finding." if report.clean else f"{_many(report.total, 'finding')}."])
 
 
 def _looked_at(source: str, counts: "Counter[str]") -> str:
-    records, chains = counts[f"{source}_records"], counts[f"{source}_chains"]
-    anchors, met = counts[f"{source}_anchor_records"], counts[f"{source}_anchors_met"]
-    return (
-        f"{source}: {records:,} records, {chains:,} chains, {anchors:,} anchors, {met:,}/{counts['anchors']:,} of file"
-    )
+    records, chains = _many(counts[f"{source}_records"], "record"), _many(counts[f"{source}_chains"], "chain")
+    within, met = _many(counts[f"{source}_anchor_records"], "anchor"), counts[f"{source}_anchors_met"]
+    return f"{source}: {records} in {chains}, {within} within; {met:,} of {counts['anchors']:,} in the file met"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _plain(text: str) -> str:

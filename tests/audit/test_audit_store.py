@@ -14,6 +14,8 @@ from authz_service.audit.anchors import AnchorBook
 from authz_service.audit.findings import Report
 from authz_service.audit.reconcile import Reconciler
 from authz_service.audit.verify import Verifier
+from secure_mcp_grpc.cli import audit_store
+from trace_sink.tables import COLUMNS
 
 Row = tuple[str, int, bytes]
 
@@ -224,3 +226,10 @@ def test_pruned_journal_has_a_complete_store(nodes: list[list[bytes]]) -> None:
 
     assert report.findings == []
     assert len(report.notices) == 1
+
+
+def test_every_column_is_compared_with_the_record() -> None:
+    """Ours: a column that is added to the table must be added to the audit, or tampering with it would not show."""
+    compared = {*audit_store._WORDS, *audit_store._NAMES, "ts", "roles"}
+
+    assert set(COLUMNS["decisions"]) - compared == {"chain", "seq", "record"}, "these are held against each other"
