@@ -21,9 +21,7 @@ __all__ = ["replay"]
 
 _AT_ONCE: Final = 1000
 """Decisions whose arguments are looked up together: they travel in the query's address."""
-_STORE_HELP: Final = (
-    "http[s]://user:password@host:port/database; better in the variable, where no process list shows it."
-)
+_STORE_HELP: Final = "http(s)://user:password@host:port/database; in the variable no process list shows it."
 
 
 def replay(

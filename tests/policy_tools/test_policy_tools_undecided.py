@@ -1,0 +1,153 @@
+"""What a replay may and may not conclude where records do not say everything."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import pytest
+from policy_tools_harness import book
+
+from authz_service.steps.message import digest
+from authz_service.workbench.recorded import NOTHING, Known
+from authz_service.workbench.replay import Flip, Replay, Undecided
+from authz_service.workbench.weigh import Counts, counts, possible_verdicts
+
+ROLES = "p, role:a, tools/call, x, allow\np, role:b, tools/call, y, deny\np, n, tools/call, *, allow\n"
+DIGEST = digest({"limit": 5})
+
+
+def nothing_recorded(calls: Sequence[tuple[str, int, datetime]]) -> Mapping[tuple[str, int], str]:
+    return {}
+
+
+def line(**fields: Any) -> str:
+    record = {"chain": "c", "seq": 1, "ts": "2026-11-20T21:40:00.000000Z", "kind": "decision", "method": "tools/call"}
+    return json.dumps({**record, "args_digest": digest({}), **fields})
+
+
+def outcomes(policy: str, *lines: str) -> tuple[Replay, list[Flip | Undecided]]:
+    replayed = Replay(book(policy), nothing_recorded)
+    return replayed, list(replayed.outcomes(lines))
+
+
+@pytest.mark.parametrize(
+    ("effect", "known", "counted"),
+    [
+        ("allow", Known({"limit": 5}, frozenset()), Counts.YES),
+        ("allow", Known({"limit": 500}, frozenset()), Counts.NO),
+        ("allow", Known({}, frozenset()), Counts.NO),
+        ("allow", Known({"limit": "5"}, frozenset()), Counts.NO),
+        ("deny", Known({"limit": 5}, frozenset()), Counts.YES),
+        ("deny", Known({"limit": 500}, frozenset()), Counts.NO),
+        ("deny", Known({}, frozenset()), Counts.YES),
+        ("deny", Known({"limit": "5"}, frozenset()), Counts.YES),
+        ("allow", Known({"limit": "[redacted]"}, frozenset({"limit"})), Counts.PERHAPS),
+        ("deny", Known({"limit": 5, "key": "[redacted]"}, frozenset({"key"})), Counts.YES),
+        ("deny", NOTHING, Counts.PERHAPS),
+    ],
+)
+def test_a_condition_that_cannot_be_evaluated_counts_for_refusal(effect: str, known: Known, counted: Counts) -> None:
+    """Issue 3: as in production: an allow does not match then, a deny does."""
+    (rule,) = book(f"p, m, tools/call, x, {effect}, args.limit <= 100").policy.rules.rules
+
+    assert counts(rule, known) is counted
+
+
+def test_one_certain_deny_makes_everything_certain() -> None:
+    """Ours: what may count besides cannot turn it."""
+    rules = book("p, m, tools/call, x, allow\np, m, tools/call, *, deny, args.a == 1").policy.rules.rules
+    allow, deny = rules
+
+    assert possible_verdicts(rules, {allow: Counts.PERHAPS, deny: Counts.YES}.__getitem__) == {False}
+    assert possible_verdicts(rules, {allow: Counts.YES, deny: Counts.PERHAPS}.__getitem__) == {True, False}
+    assert possible_verdicts(rules, {allow: Counts.YES, deny: Counts.NO}.__getitem__) == {True}
+    assert possible_verdicts(rules, {allow: Counts.NO, deny: Counts.PERHAPS}.__getitem__) == {False}
+    assert possible_verdicts((), {}.__getitem__) == {False}
+
+
+def test_a_record_that_does_not_tell_the_tokens_roles_is_not_guessed_at() -> None:
+    """Ours: roles of an old record are the token's or the old policy's; where that matters it is said."""
+    old = {"user": "user:i:u", "identity": "user:i:u", "user_roles": ["role:a", "role:b"], "tool": "x"}
+    _, (undecided,) = outcomes(ROLES, line(decision="allow", reason="permitted", **old))
+    assert isinstance(undecided, Undecided)
+    assert "roles" in undecided.why
+
+    _, told = outcomes(ROLES, line(decision="allow", reason="permitted", token_roles=["role:a"], **old))
+    assert told == []
+    _, (flip,) = outcomes(ROLES, line(decision="allow", reason="permitted", token_roles=[], **old))
+    assert isinstance(flip, Flip)
+    assert not flip.allowed
+    _, elsewhere = outcomes(ROLES, line(decision="deny", reason="not_permitted", **{**old, "tool": "z"}))
+    assert elsewhere == []
+
+
+def test_the_workload_decides_where_the_users_roles_are_open() -> None:
+    """Ours: all subjects must be allowed, so one refusal is enough."""
+    both = {"identity": "m", "user": "user:i:u", "user_roles": ["role:a"], "tool": "x"}
+    _, (flip,) = outcomes(ROLES, line(decision="allow", reason="permitted", **both))
+    assert isinstance(flip, Flip)
+    _, (undecided,) = outcomes(ROLES, line(decision="allow", reason="permitted", **{**both, "identity": "n"}))
+    assert isinstance(undecided, Undecided)
+
+
+def test_the_recorded_rule_tells_which_condition_held() -> None:
+    """Ours: a call that was allowed under `args.limit <= 100` met it; under another condition nothing is known."""
+    rule = "p, m, tools/call, x, allow, args.limit <= 100"
+    call = line(decision="allow", reason="permitted", identity="m", tool="x", rule=rule, args_digest=DIGEST)
+    two = line(
+        decision="allow",
+        reason="permitted",
+        identity="m",
+        tool="x",
+        rule=f"{rule}; p, n, *, *, allow",
+        args_digest=DIGEST,
+    )
+
+    assert outcomes("p, role:r, tools/call, x, allow, args.limit <= 100\ng, m, role:r", call)[1] == []
+    assert outcomes(rule, two)[1] == []
+    assert isinstance(outcomes("p, m, tools/call, x, allow, args.limit <= 200", call)[1][0], Undecided)
+    denied = f"{rule}\np, m, tools/call, x, deny, args.limit <= 100"
+    assert isinstance(outcomes(denied, call)[1][0], Undecided)
+
+
+def test_a_model_that_asks_more_is_decided_only_with_whole_arguments() -> None:
+    """Ours: only the engine knows further conjuncts of the matcher."""
+    from policy_tools_harness import MODEL
+
+    from authz_service.workbench.book import Book
+
+    model = MODEL.replace(b"&& eval(p.cond)", b'&& eval(p.cond) && r.sub != "m"')
+    further = Book(model, b"p, m, tools/call, x, allow", model_name="model.conf", policy_name="policy.csv")
+    whole = line(decision="allow", reason="permitted", identity="m", tool="x")
+    part = line(decision="allow", reason="permitted", identity="m", tool="x", args_digest=DIGEST)
+
+    assert isinstance(next(Replay(further, nothing_recorded).outcomes([whole])), Flip)
+    assert isinstance(next(Replay(further, nothing_recorded).outcomes([part])), Undecided)
+
+
+def test_records_that_are_none_or_come_twice_are_counted_apart() -> None:
+    """Ours: no line stops a replay, and none counts twice."""
+    good = line(decision="allow", reason="permitted", identity="n", tool="x")
+    other = line(decision="deny", reason="revoked", identity="n", tool="x", seq=2)
+    replayed, found = outcomes(
+        ROLES, good, good, other, "{", "{}", line(seq=3, ts="yesterday"), line(seq=4, kind="start")
+    )
+
+    assert found == []
+    assert (replayed.read, replayed.same, replayed.untouched, replayed.unreadable) == (6, 1, 2, 3)
+
+
+def test_groups_stay_bounded() -> None:
+    """Issue 3: memory bounded, whatever names were called."""
+    from authz_service.workbench import replay
+
+    replayed = Replay(book(ROLES), nothing_recorded)
+    calls = [
+        line(seq=number, decision="allow", reason="permitted", identity="m", tool=f"t{number}")
+        for number in range(replay._MOST_GROUPS + 50)
+    ]
+
+    assert sum(1 for _ in replayed.outcomes(calls)) == len(calls)
+    assert len(replayed.groups) == replay._MOST_GROUPS + 1
+    assert replayed.groups["", "", "", "", "allow → deny"] == 50
