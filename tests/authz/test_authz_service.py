@@ -104,7 +104,7 @@ async def test_decisions_over_the_socket(service: Process) -> None:
     assert time.monotonic() - started < 3
     assert list(service.run_dir.iterdir()) == []
     kinds = [entry["kind"] for entry in records(service.directory / "journal")]
-    assert kinds == ["start", "policy", "decision", "decision", "decision"]
+    assert kinds == ["start", "policy", "decision", "decision", "decision", "anchor"]
 
 
 async def test_policy_edit_is_in_force_within_two_seconds_and_a_broken_one_never(service: Process) -> None:
