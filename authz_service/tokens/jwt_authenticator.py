@@ -104,7 +104,7 @@ class JwtAuthenticator:
         self, token: str, unverified: Unverified, presented: Presented, trusted: Trusted, keys: tuple[Key, ...]
     ) -> Principal | Refusal:
         if not keys:
-            return refusals.UNKNOWN_KEY if trusted.ring.usable else refusals.UNVERIFIABLE
+            return refusals.UNKNOWN_KEY if trusted.ring.complete else refusals.UNVERIFIABLE
         if not any(unverified.alg in key.algorithms for key in keys):
             return refusals.ALGORITHM_KEY
         if signed_payload(token, unverified.alg, keys) != unverified.payload:

@@ -68,6 +68,11 @@ class KeyRing:
         return self._keys is not None and self._clock() - self._read_at <= self._max_age_s
 
     @property
+    def complete(self) -> bool:
+        """Whether these are all the issuer's keys, as far as the last fetch knows: it did not fail."""
+        return self.usable and not self._problem
+
+    @property
     def age_s(self) -> float:
         """Since the keys were last had from the issuer; infinite where they never were."""
         return self._clock() - self._read_at if self._keys is not None else float("inf")

@@ -180,7 +180,7 @@ async def test_killed_issuer_leaves_the_last_good_keys_in_force_and_is_found_aga
             keep = stack.pop_all()
     async with keep:
         assert isinstance(await ask(tokens, token(claims(iss=server.url, jti="t2"))), Principal)
-        assert reason(await ask(tokens, token(claims(iss=server.url), kid="new", key=STRANGER))) == "token_signature"
+        assert isinstance(await ask(tokens, token(claims(iss=server.url), kid="new", key=STRANGER)), Refusal)
         async with unruly_issuer(port=port) as revived:
             publish(revived, jwks(jwk(EC_KEY, "ec"), jwk(STRANGER, "new")))
             async with asyncio.timeout(20):
@@ -225,7 +225,10 @@ async def test_changed_file_of_keys_is_in_force_within_two_seconds(tmp_path: Pat
     async with tokens_of({"name": "corp", "issuer": "urn:corp", "audience": AUDIENCE, "jwks_file": path}) as tokens:
         assert isinstance(await ask(tokens, token(claims(iss="urn:corp"))), Principal)
         path.write_bytes(b"{")
-        assert reason(await ask(tokens, text)) == "token_signature"
+        async with asyncio.timeout(20):
+            while reason(await ask(tokens, text)) != "token_unverifiable":
+                await asyncio.sleep(0.05)
+        assert isinstance(await ask(tokens, token(claims(iss="urn:corp", jti="t2"))), Principal)
         path.write_bytes(jwks(jwk(STRANGER, "new")))
         async with asyncio.timeout(20):
             while not isinstance(await ask(tokens, text), Principal):
