@@ -1,9 +1,12 @@
 """Writes docs/settings.md from the settings classes, so that it cannot drift; `--check` only compares."""
 
 import sys
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
 from authz_service.settings import AuthzSettings
@@ -22,7 +25,8 @@ Made from the code by `python docs/build_reference.py`.
 
 Every part reads one YAML file (`MCP_CONFIG`, or `--config` of `secure-mcp-grpc up`), then environment variables, which
 win. A section of the file belongs to a part; an unknown key, an unknown variable with a part's prefix or a value that
-is not of its form stops the start with one line that names it. Lists are comma-separated in variables.
+is not of its form stops the start with one line that names it. In a variable a list is comma-separated; a list of
+objects may also be a JSON array, and a mapping is a JSON object unless its row says otherwise.
 """
 PARTS: tuple[tuple[str, type[Settings]], ...] = (
     ("Shared by all parts", CommonSettings),
@@ -49,21 +53,45 @@ def main() -> int:
 def _section(title: str, cls: type[Settings]) -> str:
     shared = set() if cls is CommonSettings else set(CommonSettings.model_fields)
     lines = [f"\n## {title}\n", "\n| Key | Variable | Default | What it is |\n|---|---|---|---|\n"]
+    tables: list[str] = []
     names = cls.env_names()
     sections = _sections_of(cls)
     for name, info in cls.model_fields.items():
         if name in shared:
             continue
-        if not info.description:
-            raise SystemExit(f"{cls.__name__}.{name} has no description")
-        what = " ".join(info.description.split())
-        default = _default(info)
-        lines.append(f"| `{sections[name]}.{name}` | `{names[name]}` | {default} | {what} |\n")
+        key = f"{sections[name]}.{name}"
+        lines.append(f"| `{key}` | `{names[name]}` | {_default(info)} | {_what(cls, name, info)} |\n")
+        tables += [_objects(key, info.annotation, model) for model in _models_in(info.annotation)]
+    return "".join(lines + tables)
+
+
+def _objects(key: str, annotation: Any, model: type[BaseModel]) -> str:
+    """The table of what stands in each object of a list or mapping of them, or in a single one."""
+    inside = key + {dict: ".<name>", list: "[]", tuple: "[]"}.get(_kind(annotation), "")
+    lines = [f"\n### Each of `{inside}`\n", "\n| Key | Default | What it is |\n|---|---|---|\n"]
+    for name, info in model.model_fields.items():
+        default = "required" if info.is_required() else _default(info)
+        lines.append(f"| `{name}` | {default} | {_what(model, name, info)} |\n")
     return "".join(lines)
 
 
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _models_in(part)
+
+
+def _kind(annotation: Any) -> Any:
+    """`list`, `tuple` or `dict`, also in a union with something else."""
+    origin = typing.get_origin(annotation)
+    if origin in (list, tuple, dict):
+        return origin
+    return next((kind for part in typing.get_args(annotation) if (kind := _kind(part)) is not None), None)
+
+
 def _sections_of(cls: type[Settings]) -> dict[str, str]:
-    """Field → the section of the file it is read from."""
+    """Field → the section of the file it is read from: that of the class that declares it, a mixin perhaps."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         for name in vars(base).get("__annotations__", {}):
@@ -71,12 +99,25 @@ def _sections_of(cls: type[Settings]) -> dict[str, str]:
     return found
 
 
+def _what(cls: type[BaseModel], name: str, info: Any) -> str:
+    if not info.description:
+        raise SystemExit(f"{cls.__name__}.{name} has no description")
+    return " ".join(info.description.split()).replace("|", "\\|")
+
+
 def _default(info: Any) -> str:
-    if info.default is PydanticUndefined or info.default in (None, "", [], {}):
+    default = info.default
+    if isinstance(default, SecretStr):
+        return "built in" if default.get_secret_value() else ""
+    if default is PydanticUndefined or default in (None, "", [], {}, ()):
         return ""
-    if hasattr(info.default, "get_secret_value") or (isinstance(info.default, Path) and info.default.is_absolute()):
+    if isinstance(default, Path) and default.is_absolute():
         return "built in"
-    return f"`{info.default}`"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, list | tuple):
+        return ", ".join(f"`{one}`" if one else "none" for one in default)
+    return f"`{default}`"
 
 
 if __name__ == "__main__":

@@ -15,13 +15,16 @@ UpstreamName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$
 class UpstreamSettings(BaseModel):
     """One MCP server: exactly one of `command` (stdio), `url` (streamable HTTP) and `target` (in this process)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     command: Annotated[list[str], Field(min_length=1)] | None = None
     """Program and arguments. It gets a small environment (PATH, HOME, locale, …) and what `env` adds."""
     env: dict[str, str] = {}
+    """Further environment variables for `command`."""
     cwd: str | None = None
+    """Its working directory."""
     url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    """Endpoint of a streamable HTTP server, such as `http://127.0.0.1:8000/mcp`."""
     target: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
     """`package.module:server`: an MCPServer, a low-level Server, or a function without arguments that returns one."""
 

@@ -26,14 +26,16 @@ _PEER = re.compile(rf"(?P<local_port>\d+)=(?P<identity>[^@]+)@(?P<host>{_HOST}):
 class EgressPeer(BaseModel):
     """Another pod, reached through a loopback port. In text: `15001=model-b@model-b.pods:8443`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     local_port: int = Field(ge=0, le=65535)
     """Loopback port of the egress listener; 0 lets the system choose."""
     identity: str
     """Whom the peer must be: a SPIFFE ID, or its path in the first trust domain."""
     host: str = Field(pattern=rf"^(?:{_HOST})$")
+    """Name or IP address of the peer's sidecar."""
     port: int = Field(ge=1, le=65535)
+    """Its port."""
 
     @model_validator(mode="before")
     @classmethod
