@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from authz_service.case import Case
@@ -80,6 +80,8 @@ texts = st.text(max_size=8) | st.sampled_from(["a", "a:b", "a%3Ab", "b", ":", "%
 
 
 @given(st.tuples(texts, texts, texts), st.tuples(texts, texts, texts))
+@example(("a", "b:c", "d"), ("a:b", "c", "d"))
+@example(("a", "b", "c%3Ad"), ("a", "b", "c:d"))
 def test_no_two_share_a_key_by_accident(one: tuple[str, str, str], two: tuple[str, str, str]) -> None:
     """Ours: no choice of names lets one spend another's quota."""
     quota = Quota("q", "identity_tool", 1, MINUTE, ("*",))

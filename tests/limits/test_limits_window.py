@@ -153,7 +153,8 @@ async def compare(link: object, seed: int) -> None:
     chance = random.Random(seed)
     clock = Clock(START + chance.randrange(100 * SECOND))
     local = LocalQuotas(100, clock)
-    kinds = [quota(chance.randint(1, 4), chance.randint(SECOND, 20 * SECOND), f"{seed}-{n}") for n in range(3)]
+    windows = [chance.randint(SECOND, 20 * SECOND), chance.randint(SECOND, 20 * SECOND)]
+    kinds = [quota(chance.randint(1, 4), chance.choice(windows), f"{seed}-{n}") for n in range(3)]
     for _ in range(60):
         clock.now_us += chance.choice([0, 1, chance.randrange(SECOND), chance.randrange(9 * SECOND)])
         chosen = [take(one, chance.choice("ab")) for one in chance.sample(kinds, chance.randint(1, 3))]
