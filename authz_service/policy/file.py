@@ -22,6 +22,7 @@ __all__ = ["Grouping", "Rule", "Rules", "parse"]
 
 _ROLE: Final = "role:"
 _PREFIXES: Final = (_ROLE, "spiffe://", "user:")
+_USER: Final = re.compile(r"user:[^:]+:.+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _FIELD: Final = re.compile(r'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^", \t][^,]*)?)(,|$)')
 
@@ -187,7 +188,9 @@ def _check_subject(subject: str) -> None:
         raise _BadLine("the subject is empty")
     if "*" in subject:
         raise _BadLine(f"a subject is one identity or role, without wildcards: {subject!r}")
-    if ":" in subject and not subject.startswith(_PREFIXES):
+    if (":" in subject and not subject.startswith(_PREFIXES)) or (
+        subject.startswith("user:") and not _USER.fullmatch(subject)
+    ):
         raise _BadLine(f"a subject is an identity, user:issuer:name or role:something, not {subject!r}")
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from authz_service.policy.catalog import Catalog
 from authz_service.policy.file import Grouping, Rule, Rules
 from authz_service.policy.index import Index
-from authz_service.policy.methods import METHODS, WITH_ARGUMENTS
+from authz_service.policy.methods import METHODS, WITH_ARGUMENTS, WITH_NAME
 from authz_service.policy.patterns import wildcard
 from authz_service.policy.problems import Problem
 from authz_service.policy.roles import Roles
@@ -41,7 +41,7 @@ def lint(
 ) -> list[Problem]:
     """Everything that is wrong or odd, in the order of the file.
 
-    Wrong: a method or name that no message can have, a condition where there
+    Wrong: a method or a name that no message (or none with the method) can have, a condition where there
     are no arguments or on an argument that no such tool has, a role that nobody
     has, an allow that a deny without condition always overrides (not judged
     unless `overriding`: where the matcher has further conjuncts). Odd: the same
@@ -61,7 +61,7 @@ def lint(
 def _checks(rules: Rules, checks: Checks, overriding: bool) -> Iterator[Callable[[Rule], Iterable[Found]]]:
     methods = cache(partial(_methods, METHODS | checks.methods))
     yield partial(_method, methods)
-    yield _name
+    yield partial(_name, methods)
     yield partial(_arguments, methods)
     if checks.catalog is not None:
         yield partial(_tools, methods, cache(partial(_matching, checks.catalog)), checks.catalog)
@@ -85,7 +85,10 @@ def _method(methods: Callable[[str], frozenset[str]], rule: Rule) -> Iterator[Fo
         yield rule.line, f"no client sends the method {rule.method}{hint}", False
 
 
-def _name(rule: Rule) -> Iterator[Found]:
+def _name(methods: Callable[[str], frozenset[str]], rule: Rule) -> Iterator[Found]:
+    spoken_about = methods(rule.method)
+    if spoken_about and spoken_about.isdisjoint(WITH_NAME) and not wildcard("", rule.name):
+        yield rule.line, f"{rule.method} names nothing that could be {rule.name}; write *", False
     try:
         check_name(rule.name)
     except Malformed as error:

@@ -4,7 +4,7 @@ from typing import Final
 
 from secure_mcp_grpc.calls import END_SESSION, LISTEN, REPLY
 
-__all__ = ["METHODS", "WITH_ARGUMENTS"]
+__all__ = ["METHODS", "WITH_ARGUMENTS", "WITH_NAME"]
 
 _BOTH_ERAS: Final = frozenset(
     {
@@ -43,6 +43,20 @@ _OURS: Final = frozenset({LISTEN, REPLY, END_SESSION, "policy:explain"})
 """Calls that carry no MCP method, and the right to hear why something is hidden."""
 
 METHODS: Final = _BOTH_ERAS | _STATELESS | _HANDSHAKE | _OURS
+
+WITH_NAME: Final = frozenset(
+    {
+        "completion/complete",
+        "policy:explain",
+        "prompts/get",
+        "resources/read",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "tools/call",
+    }
+)
+"""Those that name something (see `secure_mcp_grpc.calls.name_of`); the name of all others is empty. `policy:explain`
+names the list."""
 
 WITH_ARGUMENTS: Final = frozenset({"tools/call", "prompts/get"})
 """Those with `params.arguments`, which conditions speak about."""

@@ -47,7 +47,7 @@ def test_roles_inherit_to_any_depth_and_a_deny_at_the_top_counts() -> None:
 
 def test_methods_without_a_name_match_an_empty_or_starred_name() -> None:
     """Ours: README, Policy."""
-    policy = policy_of(b"p, a, tools/list, , allow\np, a, ping, *, allow\np, a, prompts/list, x, allow")
+    policy = policy_of(b"p, a, tools/list, , allow\np, a, ping, *, allow\np, a, prompts/*, x, allow")
 
     assert policy.judge("a", "tools/list", "").allowed
     assert policy.judge("a", "ping", "").allowed
@@ -99,6 +99,8 @@ def test_version_depends_on_model_and_policy() -> None:
         (b"p, a, , x, allow", ":1: the method is empty"),
         (b"p, *, tools/call, x, allow", ":1: a subject is one"),
         (b"p, group:a, tools/call, x, allow", ":1: a subject is an identity"),
+        (b"p, user:alice, ping, *, allow", ":1: a subject is an identity, user:issuer:name"),
+        (b"p, user::alice, ping, *, allow", ":1: a subject is an identity, user:issuer:name"),
         (b"g, a, reader", ":1: roles are named role:something, not 'reader'"),
         (b"g, a, role:", ":1: roles are named"),
         (b"g, a, role:x, extra", ":1: a grouping is"),

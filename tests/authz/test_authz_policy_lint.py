@@ -9,7 +9,9 @@ from authz_requests import MODEL
 
 from authz_service.policy import Checks, Policy, PolicyError, load_policy, read_catalog
 from authz_service.policy.catalog import Catalog
+from authz_service.policy.methods import METHODS, WITH_NAME
 from authz_service.settings import AuthzSettings
+from secure_mcp_grpc.calls import name_of
 
 TOOLS = read_catalog(
     json.dumps(
@@ -58,6 +60,8 @@ def problems(text: str, *, catalog: Catalog | None = None) -> list[str]:
         ("\np, a, foo*, x, deny", "policy.csv:2: no client sends the method foo*"),
         ("p, a, sampling/createMessage, *, allow", "policy.csv:1: no client sends the method sampling/createMessage"),
         ("p, a, TOOLS/CALL, x, allow", "policy.csv:1: no client sends the method TOOLS/CALL"),
+        ("p, a, tools/list, x, allow", "policy.csv:1: tools/list names nothing that could be x; write *"),
+        ("p, a, notifications/*, x*, deny", "policy.csv:1: notifications/* names nothing that could be x*; write *"),
         ("p, role:x, ping, *, allow", "policy.csv:1: nobody has role:x"),
         ("p, role:x, ping, *, allow\ng, role:y, role:x", "policy.csv:1: nobody has role:x"),
         (
@@ -90,6 +94,12 @@ def test_rule_that_can_never_match_refuses_the_file(text: str, says: str) -> Non
         "p, a, notifications/*, *, allow",
         "p, a, grpc:*, *, allow",
         "p, a, tasks/get, *, allow",
+        "p, a, ping, , allow",
+        "p, a, policy:explain, tools/list, allow",
+        "p, a, completion/complete, x, allow",
+        "p, a, resources/*, file:///*, allow",
+        "p, user:idp:alice, ping, *, allow",
+        "p, anonymous, ping, *, allow",
         "p, a, server/discover, *, allow",
         "p, a, subscriptions/listen, *, allow",
         "p, a, x.example/run, *, allow",
@@ -134,6 +144,13 @@ def test_argument_that_no_such_tool_has_refuses_the_file(name: str, condition: s
         assert problems(text, catalog=TOOLS) == [f"policy.csv:1: {says}"]
     else:
         assert load(text, catalog=TOOLS).warnings == ()
+
+
+def test_methods_with_names_are_those_that_name_something() -> None:
+    """Ours: the list of methods and the reading of messages agree."""
+    params = {"name": "x", "uri": "x", "ref": {"name": "x"}}
+
+    assert {method for method in METHODS if name_of(method, params)} | {"policy:explain"} == WITH_NAME
 
 
 def test_what_is_odd_is_said_and_accepted() -> None:
