@@ -44,6 +44,20 @@ def test_keys_that_others_can_read_are_refused(tmp_path: Path, mode: int) -> Non
         read_seal(tmp_path / "seal.key")
 
 
+def test_mounted_keys_may_be_read_by_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours: a Kubernetes secret belongs to root, and the pod's group reads it; nobody may write or read it beyond."""
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    path = tmp_path / "seal.key"
+    path.write_bytes(b"s" * 32)
+
+    path.chmod(0o440)
+    assert read_seal(path).key_id == SEAL.key_id
+    for mode in (0o460, 0o444):
+        path.chmod(mode)
+        with pytest.raises(UserError, match="open to other users"):
+            read_seal(path)
+
+
 def test_unusable_keys_are_refused_in_a_sentence(tmp_path: Path) -> None:
     """Ours: a bad key stops the start and is named."""
     other = ec.generate_private_key(ec.SECP256R1()).private_bytes(

@@ -11,6 +11,7 @@ import pytest
 from envoy.service.accesslog.v3 import als_pb2
 from prometheus_client import CollectorRegistry
 
+from authz_service import shipper
 from authz_service.journal import Journal
 from authz_service.journal_files import read_cursor
 from authz_service.metrics import Metrics
@@ -219,6 +220,23 @@ async def test_a_backlog_travels_in_small_messages_on_one_stream(
     assert sink.lines == journal_lines(directory)
     assert sink.streams == 1
     assert sink.batches == [200, 200, 200, 200, 200, 1]
+
+
+async def test_a_batch_is_bounded_in_bytes(
+    journal: Journal, directory: Path, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: what one acknowledgement covers is sent again whole after a failure, so it must not grow without end."""
+    monkeypatch.setattr(shipper, "_MAX_BATCH_BYTES", 150_000)
+    sink = Sink()
+    append(journal, 999)
+    async with (
+        serving(sink, short_dir / "s"),
+        shipping(journal, directory, short_dir / "s", max_batch=5000) as running,
+    ):
+        await acknowledged(running)
+
+    assert sink.lines == journal_lines(directory)
+    assert sink.streams > 2
 
 
 def test_entry_starts_when_its_record_says() -> None:
