@@ -39,7 +39,18 @@ _NODE_TTL_MS: Final = 5000
 _MAX_BATCH: Final = 256
 _MAX_WAITING: Final = 10_000
 # What a connection, a parser or a server that talks nonsense can raise.
-FAILURES: Final = (RedisError, OSError, TimeoutError, ValueError, LookupError, TypeError, AttributeError, EOFError)
+FAILURES: Final = (
+    RedisError,
+    OSError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +153,8 @@ class RedisLink:
             self._waiting.extendleft(reversed(batch))
             self.lost(error)
             self._fail_waiting()
+            # What comes late must not be taken for the answer to something else.
+            await self._client.connection_pool.disconnect()
             return
         except asyncio.CancelledError:
             self._waiting.extendleft(reversed(batch))

@@ -113,6 +113,18 @@ async def test_a_hanging_redis_costs_one_timeout(redis_server: RedisServer) -> N
     assert after < 0.1
 
 
+async def test_a_late_answer_is_nobody_elses(redis_server: RedisServer) -> None:
+    """Ours: what Redis says after a timeout is not taken for the answer to the next question."""
+    async with linked(redis_server.url, timeout_s=0.1) as link:
+        for number in range(5):
+            redis_server.freeze()
+            with pytest.raises(SharedStateLost):
+                await link.command("ECHO", f"late {number}")
+            redis_server.thaw()
+            await until(lambda: link.up)
+            assert await link.command("ECHO", f"next {number}") == f"next {number}".encode()
+
+
 @asynccontextmanager
 async def impostor(path: Path, answer: Callable[[bytes], bytes]) -> AsyncIterator[None]:
     """Something that is not Redis, at Redis's address."""
@@ -152,6 +164,8 @@ async def impostor(path: Path, answer: Callable[[bytes], bytes]) -> AsyncIterato
         b"-MOVED 1 other:6379\r\n" * 20,
         b"",
         b":x\r\n" * 20,
+        b"*1\r\n" * 100_000,
+        b":" + b"9" * 5000 + b"\r\n",
         b"*1\r\n*1\r\n*1\r\n:1\r\n" * 20,
     ],
 )
