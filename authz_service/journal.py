@@ -98,6 +98,7 @@ class Journal:
         self._synced_number = 0
         self._doubtful = ""
         self._doubted_number = 0
+        self._syncing = asyncio.Lock()
         try:
             self._lock = journal_files.lock(directory)
             self._number, self._end, self._last_hash = self._resume()
@@ -149,6 +150,10 @@ class Journal:
 
     async def sync(self) -> None:
         """Force what is written to the disk, in a thread. Never raises."""
+        async with self._syncing:
+            await self._sync()
+
+    async def _sync(self) -> None:
         if self._doubtful and not await self._regain():
             return
         last, number = self.seq, self._number

@@ -104,6 +104,10 @@ class Anchoring:
             self._failed("the journal is unavailable")
             return
         number = self._journal.seq
+        await self._journal.sync()  # else a crash of the machine could leave an anchor of what is lost
+        if not self._journal.available:
+            self._failed("the journal is not on the disk")
+            return
         try:
             await asyncio.to_thread(self._file.append, anchors.encode(made[0]))
         except OSError as error:

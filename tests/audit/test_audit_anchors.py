@@ -138,6 +138,32 @@ async def test_anchors_are_written_while_there_is_something_new(directory: Path)
     assert (report.findings, report.counts["journal_anchors_met"]) == ([], 2)
 
 
+async def test_an_anchor_goes_out_after_what_it_names_is_on_the_disk(directory: Path) -> None:
+    """Ours: otherwise a power failure would look like an end that was cut off."""
+    order: list[str] = []
+    journal = Journal(directory, "node", rotate_bytes=100_000, fsync=lambda _: order.append("journal"))
+    file = AnchorsFile(directory / "anchors.jsonl", fsync=lambda _: order.append("anchors"))
+    await Anchoring(journal, KEY, file, AuditMetrics(CollectorRegistry())).close()
+    await journal.close()
+
+    assert order == ["journal", "journal", "anchors"]
+
+
+async def test_what_is_not_on_the_disk_is_not_anchored_elsewhere(directory: Path) -> None:
+    """Ours: the file says nothing of records whose fsync failed."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    journal = Journal(directory, "node", rotate_bytes=100_000, fsync=fail)
+    metrics = AuditMetrics(CollectorRegistry())
+    await Anchoring(journal, KEY, AnchorsFile(directory / "anchors.jsonl"), metrics).close()
+    await journal.close()
+
+    assert (directory / "anchors.jsonl").read_bytes() == b""
+    assert metrics.failures._value.get() == 1
+
+
 async def test_failing_disk_costs_an_anchor_and_no_decision(directory: Path) -> None:
     """Ours: a full disk under the anchors file is counted; the next anchor is whole."""
     broken = True
