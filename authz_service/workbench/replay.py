@@ -4,7 +4,9 @@ Only what policy decided is decided again; a call that was refused before
 policy was asked stays as it was. Where a condition decides, the arguments
 must be known: those of calls without any are (their digest says so), those of
 calls that were executed are recorded by the bridge, sanitized, and those of
-refused calls are not recorded at all. What cannot be known is not guessed.
+refused calls are not recorded at all. What cannot be known is not guessed;
+but a record tells of the conditions of its own policy which held and which did
+not, and where the candidate has one of these, that is known.
 """
 
 from collections import Counter
@@ -97,6 +99,8 @@ class Replay:
 
     book: Book
     arguments_of: ArgumentsOf
+    before: Book | None = None
+    """The policy that decided, as far as known: it speaks for the records with its version only."""
     read: int = 0
     """Records, those that came twice included."""
     same: int = 0
@@ -188,7 +192,7 @@ class Replay:
         return rule.condition is not None or bool(self.book.extras)
 
     def _how(self, call: Recorded, known: Known, lines: frozenset[int]) -> Callable[[Rule], Counts]:
-        applied = _conditions_applied(call.rule)
+        applied, refuted = _conditions_applied(call.rule), self._conditions_refuted(call)
 
         def how(rule: Rule) -> Counts:
             if self.book.extras:  # only the engine can tell, and only of whole arguments
@@ -196,9 +200,26 @@ class Replay:
             counted = counts(rule, known)
             if counted is Counts.PERHAPS and (rule.eft, rule.cond) in applied:
                 counted = Counts.YES  # the call's own record says so
+            elif counted is Counts.PERHAPS and (rule.eft, rule.cond) in refuted:
+                counted = Counts.NO
             return Counts.PERHAPS if counted is Counts.YES and rule.line not in lines else counted
 
         return how
+
+    def _conditions_refuted(self, call: Recorded) -> frozenset[tuple[str, str]]:
+        """Effect and condition of rules that spoke of the call and, as its verdict shows, did not count."""
+        before = self.before
+        if before is None or before.policy.version != call.policy_version or before.extras:
+            return frozenset()
+        token_roles, old_roles = call.given_roles
+        subjects = [(call.workload, ()), (call.user or None, token_roles)]
+        asked = [(subject, roles) for subject, roles in subjects if subject is not None]
+        # Of two subjects it is not recorded which one was refused.
+        if old_roles or (call.decision != "allow" and (call.reason != "not_permitted" or len(asked) > 1)):
+            return frozenset()
+        held = [one for subject, roles in asked for one in before.matching(subject, call.method, call.tool, roles)]
+        silent = (one.rule for one in held if call.decision != "allow" or not one.rule.allows)
+        return frozenset((rule.eft, rule.cond) for rule in silent)
 
     def _count(self, outcome: Outcome) -> None:
         call = outcome.call

@@ -13,8 +13,10 @@ from rich.console import Console
 from secure_mcp_grpc.cli import policy_input
 from secure_mcp_grpc.cli.options import HomeOption
 from secure_mcp_grpc.cli.policy_output import Printer
+from secure_mcp_grpc.errors import UserError
 
 if TYPE_CHECKING:
+    from authz_service.workbench.book import Book
     from authz_service.workbench.replay import Outcome, Replay
 
 __all__ = ["replay"]
@@ -32,6 +34,10 @@ def replay(
         str | None,
         typer.Option(help=_STORE_HELP, envvar="CLICKHOUSE_URL", show_default="the sidecar's own", show_envvar=True),
     ] = None,
+    old: Annotated[
+        Path | None,
+        typer.Option(help="The policy of then: tells which conditions did not hold.", show_default="DIR/policy.csv"),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for undecided calls, too.")] = False,
     model: policy_input.ModelOption = None,
     config: policy_input.ConfigOption = None,
@@ -47,6 +53,7 @@ def replay(
     from secure_mcp_grpc.stack.home import Home
 
     book = policy_input.Files.find(new, model, home, config).load()
+    before = _before(old, policy_input.Files.find(old, model, home, config))
     now = datetime.now(UTC)
     start, end = policy_input.moment(since, now, "--since"), policy_input.moment(until, now, "--until")
     url = store or read_url(Home.locate(home).secrets / "clickhouse-reader.url")
@@ -54,13 +61,23 @@ def replay(
 
     reader = StoreReader(url)
     try:
-        replayed = Replay(book, reader.arguments)
+        replayed = Replay(book, reader.arguments, before)
         output = _Output(as_json=as_json)
         blocks = (lines for block in reader.records(start, end) for lines in _pieces(block))
         output.run(replayed, blocks, reader.count(start, end))
     finally:
         reader.close()
     raise typer.Exit(1 if replayed.flips or (strict and replayed.undecided) else 0)
+
+
+def _before(named: Path | None, files: policy_input.Files) -> "Book | None":
+    """The policy named, or the one in force, which needs not be there or fit."""
+    try:
+        return files.load()
+    except UserError:
+        if named is not None:
+            raise
+        return None
 
 
 def _pieces(block: Any) -> Iterator[Any]:

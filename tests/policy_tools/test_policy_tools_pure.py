@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_tools_harness import POLICY, accepted, book
+from policy_tools_strategies import ARGUMENTS, CONCRETE, SUBJECTS, groupings, lines, rules
 
 from authz_service.policy import covers, wildcard
 from authz_service.steps.message import digest
@@ -18,23 +19,6 @@ from authz_service.workbench.recorded import Known, known_arguments
 from authz_service.workbench.weigh import counts, possible_verdicts
 from mcp_bridge.sanitize import sanitized
 
-SUBJECTS = ("m", "n", "role:x", "role:y")
-METHODS = ("tools/call", "prompts/get", "*", "tools/*")
-NAMES = ("a", "b", "ab", "a*", "*b", "*", "a*b", "*a*")
-CONDITIONS = ("", "args.n <= 1", "args.n > 1", 'args.s == "x"')
-ARGUMENTS: tuple[dict[str, Any], ...] = ({}, {"n": 0}, {"n": 2}, {"s": "x"}, {"n": 0, "s": "x"}, {"n": 2, "s": "y"})
-CONCRETE = ("", "a", "b", "ab", "ba", "aab", "cab", "acb", "c")
-
-rules = st.builds(
-    lambda *fields: ", ".join(["p", *fields]).removesuffix(", "),
-    st.sampled_from(SUBJECTS),
-    st.sampled_from(METHODS),
-    st.sampled_from(NAMES),
-    st.sampled_from(("allow", "allow", "deny")),
-    st.sampled_from(CONDITIONS),
-)
-groupings = st.sampled_from(("g, m, role:x", "g, n, role:x", "g, role:x, role:y", "g, n, role:y"))
-lines = st.lists(st.one_of(rules, rules, groupings), max_size=8)
 patterns = st.text("ab*", max_size=6)
 
 

@@ -171,6 +171,15 @@ def test_an_edited_policy_that_means_the_same_flips_nothing(traffic: Traffic) ->
     assert traffic.listed(answer, "undecided") == {"refused"}
 
 
+def test_the_policy_of_then_decides_what_its_conditions_tell(traffic: Traffic) -> None:
+    """Ours: with the policy that decided at hand, a refused call is known not to have met its conditions."""
+    old = traffic.directory / "old.csv"
+    old.write_text(OLD)
+
+    assert traffic.replay(f"# edited\n{OLD}", "--old", str(old))[1]["calls"] == []
+    assert_one_line(run("replay", old, "--old", "nowhere.csv", "--store", traffic.url), "nowhere.csv")
+
+
 def test_each_flip_is_listed_and_counted(traffic: Traffic) -> None:
     """Issue 3: lists each call that flips, with counts by identity and tool, and exits with 1."""
     candidate = OLD.replace("tools/list, *", "ping, *") + "p, model-b, tools/call, git_log, allow\n"

@@ -6,12 +6,17 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from policy_tools_harness import book
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy_tools_harness import accepted, book
+from policy_tools_strategies import ARGUMENTS, lines
 
 from authz_service.steps.message import digest
+from authz_service.steps.policy import judge_all
 from authz_service.workbench.recorded import NOTHING, Known
 from authz_service.workbench.replay import Flip, Replay, Undecided
 from authz_service.workbench.weigh import Counts, counts, possible_verdicts
+from secure_mcp_grpc.calls import McpCall
 
 ROLES = "p, role:a, tools/call, x, allow\np, role:b, tools/call, y, deny\np, n, tools/call, *, allow\n"
 DIGEST = digest({"limit": 5})
@@ -111,6 +116,30 @@ def test_the_recorded_rule_tells_which_condition_held() -> None:
     assert isinstance(outcomes(denied, call)[1][0], Undecided)
 
 
+def test_the_policy_of_then_tells_which_conditions_did_not_hold() -> None:
+    """Ours: a call that no rule allowed met no condition of an allow; an allowed one met none of a deny."""
+    then = book("p, m, tools/call, x, allow, args.limit <= 100\np, m, tools/call, x, deny, args.force")
+    common = {"identity": "m", "tool": "x", "args_digest": DIGEST, "policy_version": then.policy.version}
+    refused = line(decision="deny", reason="not_permitted", **common)
+    allowed = line(decision="allow", reason="permitted", rule=then.policy.rules.rules[0].text, **common)
+    by_rule = line(decision="deny", reason="denied_by_rule", rule=then.policy.rules.rules[1].text, **common)
+
+    def replayed(policy: str, call: str) -> list[Flip | Undecided]:
+        return list(Replay(book(policy), nothing_recorded, then).outcomes([call]))
+
+    same = "p, role:r, tools/call, *, allow, args.limit <= 100\np, m, tools/call, x, deny, args.force\ng, m, role:r"
+    assert replayed(same, refused) == replayed(same, allowed) == replayed(same, by_rule) == []
+    assert isinstance(replayed(same.replace("100", "50"), allowed)[0], Undecided)
+    assert isinstance(replayed(same.replace("100", "50"), refused)[0], Undecided)
+    (flip,) = replayed("p, m, tools/call, x, allow\np, m, tools/call, x, deny, args.force", refused)
+    assert isinstance(flip, Flip)
+    assert flip.allowed
+    elsewhere = refused.replace(then.policy.version, "another")
+    assert isinstance(replayed(same, elsewhere)[0], Undecided)
+    two = line(decision="deny", reason="not_permitted", user="user:i:u", token_roles=[], **common)
+    assert isinstance(replayed(f"{same}\np, user:i:u, tools/call, x, allow, args.limit <= 100", two)[0], Undecided)
+
+
 def test_a_model_that_asks_more_is_decided_only_with_whole_arguments() -> None:
     """Ours: only the engine knows further conjuncts of the matcher."""
     from policy_tools_harness import MODEL
@@ -151,3 +180,66 @@ def test_groups_stay_bounded() -> None:
     assert sum(1 for _ in replayed.outcomes(calls)) == len(calls)
     assert len(replayed.groups) == replay._MOST_GROUPS + 1
     assert replayed.groups["", "", "", "", "allow → deny"] == 50
+
+
+def decided(
+    policy: Any, workload: str | None, user: str | None, roles: tuple[str, ...], call: McpCall
+) -> dict[str, Any]:
+    """The record of a call, as the policy step decides it."""
+    rulings = [ruling for _, ruling in judge_all(policy, workload, user, roles, call)]
+    refusing = [ruling for ruling in rulings if not ruling.allowed]
+    reason = "permitted" if not refusing else "denied_by_rule" if refusing[0].rule else "not_permitted"
+    return {
+        "decision": "deny" if refusing else "allow",
+        "reason": reason,
+        "rule": refusing[0].rule if refusing else "; ".join(ruling.rule for ruling in rulings),
+        "policy_version": policy.version,
+        "identity": workload or user or "",
+        "user": user or "",
+        "user_roles": rulings[-1].roles if user else [],
+        "tool": call.name,
+        "args_digest": digest(call.arguments),
+    }
+
+
+@settings(max_examples=500)
+@given(
+    lines,
+    lines,
+    st.sampled_from((("m", None), ("n", None), (None, "n"), ("m", "n"), ("n", "m"))),
+    st.sampled_from(((), ("role:x",), ("role:y",))),
+    st.sampled_from(("a", "ab", "c")),
+    st.sampled_from(ARGUMENTS),
+    st.sampled_from(("whole", "redacted", "missing")),
+    st.booleans(),
+    st.booleans(),
+)
+def test_no_replay_guesses(
+    old_lines: list[str],
+    new_lines: list[str],
+    subjects: tuple[str | None, str | None],
+    roles: tuple[str, ...],
+    name: str,
+    arguments: dict[str, Any],
+    recorded: str,
+    roles_recorded: bool,
+    old_known: bool,
+) -> None:
+    """Issue 3: whatever was recorded of a call: what is said of it is what the engine says, or it is undecided."""
+    old, new = accepted(old_lines), accepted(new_lines)
+    token_roles = roles if subjects[1] else ()
+    call = McpCall("tools/call", name, arguments)
+    fields = decided(old.policy, *subjects, token_roles, call)
+    if roles_recorded:
+        fields["token_roles"] = token_roles
+    shown = {key: "[redacted]" if recorded == "redacted" and key == "n" else value for key, value in arguments.items()}
+    texts = {} if recorded == "missing" else {("c", 1): json.dumps(shown)}
+    replayed = Replay(new, lambda calls: texts if calls else {}, old if old_known else None)
+    found = list(replayed.outcomes([line(**fields)]))
+    allowed = all(ruling.allowed for _, ruling in judge_all(new.policy, *subjects, token_roles, call))
+
+    if not found:
+        assert allowed == (fields["decision"] == "allow")
+    elif isinstance(found[0], Flip):
+        assert found[0].allowed is allowed
+        assert allowed != (fields["decision"] == "allow")
