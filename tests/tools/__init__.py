@@ -1,0 +1,1 @@
+"""Tools of tests and CI, run as modules from the root."""
