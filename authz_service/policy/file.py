@@ -21,6 +21,7 @@ from authz_service.policy.problems import PolicyError, Problem
 __all__ = ["Grouping", "Rule", "Rules", "parse"]
 
 _ROLE: Final = "role:"
+_MAX_LINE_CHARS: Final = 8192
 _PREFIXES: Final = (_ROLE, "spiffe://", "user:")
 _USER: Final = re.compile(r"user:[^:]+:.+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
@@ -108,6 +109,8 @@ class _LineReader:
         line = raw.decode().strip()
         if not line or line.startswith("#"):
             return
+        if len(line) > _MAX_LINE_CHARS:
+            raise _BadLine(f"a line has at most {_MAX_LINE_CHARS} characters, not {len(line)}")
         if _CONTROL.search(line):
             raise _BadLine("control characters are not allowed")
         match _fields(line):

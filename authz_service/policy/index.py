@@ -40,8 +40,11 @@ class Index:
 
     def overlapping(self, subjects: Iterable[str], method: str, pattern: str) -> list[Rule]:
         """The rules of any of `subjects` whose method matches and whose name shares a text with `pattern`, perhaps."""
-        names = self.about(subjects, method)
-        return sorted((rule for one in names for rule in one.all() if overlap(rule.name, pattern)), key=_BY_LINE)
+        found: list[Rule] = []
+        for names in self.about(subjects, method):
+            names.overlapping(pattern, found)
+        found.sort(key=_BY_LINE)
+        return found
 
 
 def named(about: Iterable["Names"], name: str) -> list[Rule]:
@@ -130,10 +133,15 @@ class Names:
                 if rules := self._within.get(gram):
                     yield rules
 
-    def all(self) -> Iterable[Rule]:
+    def overlapping(self, pattern: str, found: list[Rule]) -> None:
+        head = pattern.partition("*")[0]
+        for name in [name for name in self._exact if name.startswith(head)]:  # most names go here, quickly
+            if wildcard(name, pattern):
+                found += self._exact[name]
         fixed = (one.rules for one in (self._starting, self._ending) if one is not None)
-        groups = (self._exact, self._within or {}, *fixed)
-        return (rule for group in groups for rules in group.values() for rule in rules)
+        for group in (self._within or {}, *fixed):
+            for rules in group.values():
+                found += [rule for rule in rules if overlap(rule.name, pattern)]
 
 
 class _Fixed:

@@ -45,7 +45,7 @@ def overlap(one: str, other: str) -> bool:
 
 def expandable(template: str) -> str:
     """The pattern of what a URI template (RFC 6570) can become: each `{…}` may be anything."""
-    return _EXPRESSION.sub("*", template.replace("*", "\0")).replace("\0", "*")
+    return _EXPRESSION.sub("*", template)
 
 
 def _ends(pattern: str) -> tuple[str, str]:

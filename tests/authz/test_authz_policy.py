@@ -108,6 +108,8 @@ def test_version_depends_on_model_and_policy() -> None:
         (b"p, a, \xff\xfe, x, allow", ":1: the text is not UTF-8"),
         (b'p, a, b, "x, allow', ":1: the quotes do not match"),
         (b"p, a, b, x\x00y, allow", ":1: control characters"),
+        (b"p, a, b, x\xc2\x85y, allow", ":1: control characters"),
+        (b"p, a, tools/call, %s, allow" % (b"x" * 9000), ":1: a line has at most 8192 characters"),
         (
             b"g, role:a, role:b\ng, role:b, role:c\ng, role:c, role:a\ng, x, role:a",
             ":1: role:a would contain itself",

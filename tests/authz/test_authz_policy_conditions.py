@@ -3,13 +3,15 @@
 import ast
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from authz_requests import policy_of
+from authz_requests import answered, check_request, policy_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from authz_service.checker import Checker
 from authz_service.policy import ConditionError, read_condition
 from authz_service.policy.arguments import MAX_SEARCHED, Paths, Unevaluable
 from authz_service.policy.evaluate import evaluate
@@ -268,6 +270,21 @@ def test_failing_condition_does_not_allow_and_does_deny() -> None:
         False,
     )
     assert [trace.counts for trace in policy.trace("a", "tools/call", "r")] == [True, True]
+
+
+def test_arguments_of_a_real_request_decide(make_checker: Callable[[bytes], Checker]) -> None:
+    """Issue 3: query_db only when args.limit <= 100."""
+    checker = make_checker(b"p, model-a, tools/call, query_db, allow, args.limit <= 100")
+
+    def code(arguments: dict[str, Any] | None) -> int:
+        request = check_request("model-a", "tools/call", "query_db", arguments=arguments)
+        response = checker.check(request.SerializeToString())
+        assert isinstance(response, bytes)
+        return answered(response).code
+
+    assert code({"limit": 100}) == 0
+    for arguments in (None, {}, {"limit": 101}, {"limit": "100"}, {"limit": True}, {"limit": [1]}, {"Limit": 1}):
+        assert code(arguments) == 7
 
 
 def test_list_shows_what_some_arguments_allow() -> None:
