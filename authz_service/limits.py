@@ -71,7 +71,12 @@ def build_limits(
     if link is None and refuse:
         logs.event(logger, logging.WARNING, "when_redis_is_lost_has_no_effect", why="redis_url is not set")
     revocations = Revocations(
-        RevocationFile(settings.revocations_file), link, note, metrics, refuse_without_redis=refuse
+        RevocationFile(settings.revocations_file),
+        link,
+        note,
+        metrics,
+        refuse_without_redis=refuse,
+        trust_domains=settings.trust_domains,
     )
     local = LocalQuotas(settings.quota_max_keys)
     metrics.quota_counters.set_function(lambda: float(local.size))

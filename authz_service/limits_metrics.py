@@ -17,7 +17,9 @@ class LimitsMetrics:
             registry=registry,
         )
         self.revocations = Gauge(
-            "mcp_authz_revocations", "Revocations and quarantines in force, or about to be lifted.", registry=registry
+            "mcp_authz_revocations",
+            "Revocations and quarantines in force; one that ended counts for up to a minute longer.",
+            registry=registry,
         )
         self.revocations_damaged = Gauge(
             "mcp_authz_revocations_damaged",

@@ -113,11 +113,15 @@ def _certificate(text: str) -> str:
 
 
 def _user(text: str) -> str:
+    """An actor of an issuer that is not configured is written `<iss>#<sub>`, as records have it."""
     prefix, _, rest = text.partition(":")
     issuer, _, sub = rest.partition(":")
-    if prefix.lower() != "user" or not issuer or not sub:
-        raise UserError(f"user {text!r}: expected user:<issuer>:<sub>, as records write it")
-    return f"user:{rest}".casefold()
+    if prefix.lower() == "user" and issuer and sub:
+        return f"user:{rest}".casefold()
+    iss, _, sub = text.partition("#")
+    if "://" in iss and sub:
+        return text.casefold()
+    raise UserError(f"user {text!r}: expected user:<issuer>:<sub>, as records write it")
 
 
 def _identity(text: str) -> str:

@@ -8,7 +8,7 @@ what cannot be read changes nothing but the health.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from redis.asyncio import Redis
@@ -48,6 +48,7 @@ class Revocations:
         metrics: LimitsMetrics,
         *,
         refuse_without_redis: bool,
+        trust_domains: Sequence[str],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._file = file
@@ -55,6 +56,7 @@ class Revocations:
         self._note = note
         self._metrics = metrics
         self._refuse = refuse_without_redis
+        self._trust_domains = tuple(trust_domains)
         self._clock = clock
         self._synced_version: bytes | None = None
         self._synced_at_s = 0.0
@@ -67,7 +69,7 @@ class Revocations:
         except OSError as error:
             raise UserError(f"revocations_file {file.path} cannot be read: {error.strerror}") from None
         self._complete = link is None or file.exists
-        self.in_force = InForce(self._known.values())
+        self.in_force = InForce(self._known.values(), self._trust_domains)
         metrics.revocations.set(self.in_force.size)
         self._running = {name for name, entry in self._known.items() if entry.in_force(self._now_us())}
         if link is not None:
@@ -200,7 +202,7 @@ class Revocations:
             self._unsaved = True
 
     def _renew(self) -> None:
-        self.in_force = InForce(self._known.values())
+        self.in_force = InForce(self._known.values(), self._trust_domains)
         self._metrics.revocations.set(self.in_force.size)
 
     def _changed(self, entry: Entry, change: str, *, log: bool = True) -> None:

@@ -147,7 +147,7 @@ def _until_us(lasting: str | None) -> int:
 
 
 def _kind_of(who: str) -> str:
-    return "user" if who.strip().lower().startswith("user:") else "identity"
+    return "user" if who.strip().lower().startswith("user:") or "#" in who else "identity"
 
 
 def _shown(entry: "Entry") -> dict[str, Any]:

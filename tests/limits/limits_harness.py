@@ -132,6 +132,7 @@ class Sidecar:
             self.notes.append,
             LimitsMetrics(self.registry),
             refuse_without_redis=self.refuse,
+            trust_domains=["mcp.internal"],
             clock=self.clock,
         )
 

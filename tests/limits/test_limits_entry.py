@@ -66,12 +66,16 @@ def principal(subject: str = "user:corp:alice", *actors: str, jti: str = "t1") -
         (("user", "user:corp:bot"), principal("user:corp:alice", "user:corp:agent", "user:corp:bot")),
         (("user", "user:corp:bot"), principal("user:corp:alice", "bot")),
         (("identity", "model-a"), principal("user:corp:alice", "model-a")),
+        (("identity", "model-a"), principal("user:corp:alice", "user:corp:spiffe://mcp.internal/model-a")),
+        (("identity", "Model-A"), principal("user:corp:spiffe://mcp.internal/model-a")),
+        (("identity", "spiffe://b.example/x"), principal("user:corp:alice", "https://idp#spiffe://b.example/x")),
+        (("user", "https://idp.example#Bob"), principal("user:corp:alice", "https://idp.example#bob")),
         (("identity", "spiffe://mcp.internal/model-a"), principal("user:corp:alice", "spiffe://mcp.internal/model-a")),
     ],
 )
 def test_what_is_revoked_is_found(revoked: tuple[Kind, str], who: Identity | Principal) -> None:
     """Issue 3: identity with a new certificate, case, leading zeros, colons, actors of a delegation: none escapes."""
-    in_force = InForce([entry(*revoked)])
+    in_force = InForce([entry(*revoked)], ["mcp.internal"])
     found = in_force.revoked(
         who if isinstance(who, Identity) else None, who if isinstance(who, Principal) else None, NOW_US
     )
@@ -90,12 +94,14 @@ def test_what_is_revoked_is_found(revoked: tuple[Kind, str], who: Identity | Pri
         (("certificate", "abc"), identity(fingerprint="abc".rjust(64, "0"), serial="01")),
         (("user", "user:corp:alice"), principal("user:other:alice")),
         (("token", "t1"), principal(jti="T1")),
+        (("identity", "model-a"), principal("user:corp:model-a")),
+        (("identity", "model-a"), principal("user:corp:spiffe://partner.example/model-a")),
         (("token", "t1"), principal(jti="")),
     ],
 )
 def test_others_are_not_touched(revoked: tuple[Kind, str], who: Identity | Principal) -> None:
     """Ours: a revocation concerns what it names."""
-    in_force = InForce([entry(*revoked)])
+    in_force = InForce([entry(*revoked)], ["mcp.internal"])
     found = in_force.revoked(
         who if isinstance(who, Identity) else None, who if isinstance(who, Principal) else None, NOW_US
     )
