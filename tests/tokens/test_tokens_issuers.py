@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs
 
 import pytest
@@ -35,8 +35,10 @@ from token_kit import (
 from unruly_issuer import UnrulyIssuer, answer, unruly_issuer
 
 from authz_service.tokens.build import Tokens, build_authenticators
-from authz_service.tokens.fetch import MAX_BYTES, Fetcher
+from authz_service.tokens.fetch import MAX_BYTES, Fetcher, FetchError
+from authz_service.tokens.keys import KeysError
 from authz_service.tokens.settings import TokenSettings
+from authz_service.tokens.sources import DiscoverySource
 from secure_mcp_grpc import certs
 from secure_mcp_grpc.authenticators import Outcome, Principal, Refusal
 
@@ -115,6 +117,56 @@ async def test_metadata_of_another_issuer_or_with_an_unsafe_address_is_refused(m
             assert reason(await ask(tokens, token(claims(iss=server.url)))) == "token_unverifiable"
 
     assert not any(path.endswith("/keys") for path, *_ in server.requests)
+
+
+class Pages:
+    """Stands in for a fetcher: addresses and what is there."""
+
+    def __init__(self, pages: dict[str, bytes]) -> None:
+        self.pages = pages
+        self.asked: list[str] = []
+
+    async def get(self, url: str) -> bytes:
+        self.asked.append(url)
+        return self.pages[url]
+
+
+@pytest.mark.parametrize("keys", ["http://127.0.0.1:1/keys", "http://login.example/keys", "file:///keys", "keys"])
+async def test_remote_issuer_cannot_have_this_machine_asked(keys: str) -> None:
+    """Ours: an https issuer names https addresses; nothing is sent to others."""
+    metadata = "https://login.example/.well-known/openid-configuration"
+    document = {"issuer": "https://login.example", "jwks_uri": keys}
+    pages = Pages({metadata: json.dumps(document).encode(), keys: KEYS})
+    source = DiscoverySource(cast("Fetcher", pages), metadata, "https://login.example")
+
+    with pytest.raises(KeysError, match="jwks_uri"):
+        await source.read()
+    assert pages.asked == [metadata]
+
+
+async def test_answer_that_drips_is_given_up_in_time() -> None:
+    """Ours: the time for an exchange is for all of it, not for each byte."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+        ended.set()
+
+    ended = asyncio.Event()
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    fetcher = Fetcher.create(None, 0.2)
+    async with asyncio.timeout(10):
+        with pytest.raises(FetchError, match="no answer in time"):
+            await fetcher.get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        await fetcher.close()
+        await ended.wait()
+    server.close()
+    await server.wait_closed()
 
 
 FAILURES: dict[str, bytes | None] = {

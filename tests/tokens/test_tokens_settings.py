@@ -232,3 +232,9 @@ def test_unsafe_addresses(url: str) -> None:
     """Issue 3: as above; names that only look like this machine are others."""
     with pytest.raises(ValueError, match="URL"):
         check_url(url)
+
+
+def test_loopback_is_an_exception_that_can_be_withheld() -> None:
+    """Ours: what a remote issuer names must not be on this machine in the clear."""
+    with pytest.raises(ValueError, match="https"):
+        check_url("http://127.0.0.1/keys", loopback=False)
