@@ -36,6 +36,11 @@ class Desk:
         self._file = RevocationFile(path)
         self._url = redis_url
 
+    @property
+    def place(self) -> str:
+        """Where a change goes, for people."""
+        return "in Redis, for every sidecar that shares it" if self._url else f"in {self._file.path}, for its sidecar"
+
     async def read(self) -> dict[str, Entry]:
         """All entries by id, the lifted ones too."""
         known = self._read_file()

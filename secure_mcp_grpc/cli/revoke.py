@@ -101,8 +101,9 @@ def _write(home: Path | None, change: str, what: dict[str, Any]) -> None:
     from authz_service.revocations.desk import HereOnly, NothingToLift
     from authz_service.revocations.entry import Damaged
 
+    desk = _desk(home)
     try:
-        entry = asyncio.run(_desk(home).write(by=f"{getpass.getuser()}@{socket.gethostname()}", **what))
+        entry = asyncio.run(desk.write(by=f"{getpass.getuser()}@{socket.gethostname()}", **what))
     except NothingToLift as nothing:
         typer.echo(f"{nothing} is not in force, so nothing was {change}.", err=True)
         raise typer.Exit(1) from None
@@ -116,7 +117,8 @@ def _write(home: Path | None, change: str, what: dict[str, Any]) -> None:
     except Damaged as error:
         raise UserError(f"{error}; nothing was {change}") from None
     until = f" until {_time(entry.until_us)} UTC" if entry.until_us and not entry.lifted else ""
-    Console().print(f"{change.capitalize()} {_plain(str(entry))}{until}.", highlight=False, soft_wrap=True)
+    said = _plain(f"{change.capitalize()} {entry}{until} {desk.place}.")
+    Console().print(said, highlight=False, soft_wrap=True)
 
 
 def _desk(home: Path | None) -> "Desk":
