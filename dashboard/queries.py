@@ -90,7 +90,7 @@ ACTIVITY: Final = Query(
 
 SUMMARY: Final = Query(
     "summary",
-    "current requests allowed denied limited error unavailable cancelled "
+    "current requests allowed denied limited error unavailable cancelled public "
     "identities tools request_bytes response_bytes duration_us",
     f"""
     SELECT
@@ -102,6 +102,7 @@ SUMMARY: Final = Query(
         countIf(outcome = 'error') AS error,
         countIf(outcome = 'unavailable') AS unavailable,
         countIf(outcome = 'cancelled') AS cancelled,
+        countIf(outcome = 'public') AS public,
         uniqExactIf(identity, identity != '') AS identities,
         uniqExactIf(tool, method = 'tools/call' AND tool != '') AS tools,
         sum(request_bytes) AS request_bytes,

@@ -15,6 +15,7 @@ OUTCOME_COLOURS: Final[Mapping[str, str]] = {
     "limited": "#E69F00",
     "error": "#B5548F",
     "unavailable": "#6B7280",
+    "public": "#94A3B8",
     "cancelled": "#A8B0BA",
     "failed handshake": "#B5548F",
 }

@@ -19,7 +19,7 @@ RANGES: Final[Mapping[str, timedelta]] = {
 CUSTOM: Final = "Custom (UTC)"
 DEFAULT_RANGE: Final = "Last hour"
 
-OUTCOMES: Final = ("allowed", "denied", "limited", "error", "unavailable", "cancelled")
+OUTCOMES: Final = ("allowed", "denied", "limited", "error", "unavailable", "cancelled", "public")
 """Outcomes of a request, in the order in which they are drawn."""
 
 REFUSED: Final = ("denied", "limited")

@@ -8,7 +8,7 @@ from typing import Final
 
 __all__ = ["FLAGS", "OUTCOMES", "outcome"]
 
-OUTCOMES: Final = ("allowed", "denied", "limited", "cancelled", "unavailable", "error")
+OUTCOMES: Final = ("allowed", "denied", "limited", "cancelled", "unavailable", "error", "public")
 
 FLAGS: Final = {
     "failed_local_healthcheck": "LH",
@@ -57,7 +57,8 @@ def outcome(*, decision: str, grpc_status: int, http_status: int, flags: Collect
     `grpc_status` is -1 where none was sent. An MCP error travels with gRPC OK
     and is `allowed`. What authorization denied is `denied` however the
     connection ended; an answer of the RBAC filter is a refusal that authorization
-    did not make, and counts as `denied` too.
+    did not make, and counts as `denied` too. `public` is what Envoy itself tells
+    anybody: protected-resource metadata (RFC 9728).
     """
     if decision == "deny" or details.startswith("rbac_access_denied"):
         return "denied"
@@ -71,6 +72,8 @@ def outcome(*, decision: str, grpc_status: int, http_status: int, flags: Collect
         return "unavailable"
     if grpc_status == _CANCELLED:
         return "cancelled"
+    if details == "direct_response" and http_status == 200 and grpc_status < 0:
+        return "public"
     fault = set(flags) - _SAYS_NOTHING
     answered = grpc_status == 0 or (grpc_status < 0 and 200 <= http_status < 300)
     return "allowed" if decision == "allow" and answered and not fault else "error"
