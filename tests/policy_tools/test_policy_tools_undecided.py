@@ -140,6 +140,17 @@ def test_the_policy_of_then_tells_which_conditions_did_not_hold() -> None:
     assert isinstance(replayed(f"{same}\np, user:i:u, tools/call, x, allow, args.limit <= 100", two)[0], Undecided)
 
 
+def test_of_two_rules_that_allow_only_the_one_that_decided_is_known() -> None:
+    """Ours: the other one's condition may have held as well."""
+    then = book("p, m, tools/call, x, allow, args.a == 1\np, m, tools/call, x, allow, args.b == 1")
+    first, second = (rule.text for rule in then.policy.rules.rules)
+    fields = {"identity": "m", "tool": "x", "args_digest": DIGEST, "policy_version": then.policy.version}
+    call = line(decision="allow", reason="permitted", rule=first, **fields)
+
+    assert list(Replay(book(first), nothing_recorded, then).outcomes([call])) == []
+    assert isinstance(next(Replay(book(second), nothing_recorded, then).outcomes([call])), Undecided)
+
+
 def test_a_model_that_asks_more_is_decided_only_with_whole_arguments() -> None:
     """Ours: only the engine knows further conjuncts of the matcher."""
     from policy_tools_harness import MODEL
