@@ -91,7 +91,7 @@ def test_an_unreadable_policy_is_named(home: Home) -> None:
     good = home.policy.read_text()
     try:
         home.policy.write_text("p, model-a\n")
-        assert_one_line(up(home, *SERVER), "policy.csv", "line 1")
+        assert_one_line(up(home, *SERVER), "policy.csv:1: a rule is")
         home.policy.unlink()
         assert_one_line(up(home, *SERVER), "policy.csv")
     finally:
