@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import grpc
 import httpx2
@@ -63,6 +64,8 @@ class HttpUpstream:
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
             follow_redirects=False,
             trust_env=False,
+            # All callers share this client: a cookie kept from one would travel with the others.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
         self._remotes: dict[str, _Remote] = {}
         self._cancelling: set[asyncio.Task[None]] = set()
