@@ -4,7 +4,8 @@ Only what policy decided is decided again; a call that was refused before
 policy was asked stays as it was. Where a condition decides, the arguments
 must be known: those of calls without any are (their digest says so), those of
 calls that were executed are recorded by the bridge, sanitized, and those of
-refused calls are not recorded at all. What cannot be known is not guessed;
+calls that were refused, or stopped by a limit behind the decision, are not
+recorded at all. What cannot be known is not guessed;
 but a record tells of the conditions of its own policy which held and which did
 not, and where the candidate has one of these, that is known.
 """
