@@ -6,7 +6,7 @@ query strings, partial or compressed bodies, several frames, contradicting
 lengths.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from authz_service.verdict import Code, Deny
@@ -28,17 +28,18 @@ _CONTENT_TYPES: Final = ("application/grpc", "application/grpc+proto")
 
 def read_call(http: "AttributeContext.HttpRequest", max_body_bytes: int) -> McpCall | Deny:
     """The call in `http`, or why it is none."""
-    service, _, rpc = http.path.rpartition("/")
+    path, body, headers = http.path, http.raw_body, http.headers
+    service, _, rpc = path.rpartition("/")
     reader = _READERS.get(f"{service}/")
-    if reader is None or http.path == _SESSION or not rpc.isalpha():
-        return _no_such_path(http.path)
+    if reader is None or path == _SESSION or not rpc.isalpha():
+        return _no_such_path(path)
     # Envoy marks a body whose last piece crossed its own limit, and hands over only the beginning.
-    cut = http.headers.get("x-envoy-auth-partial-body", "false") != "false"
-    if cut or len(http.raw_body) > max_body_bytes:
+    cut = headers.get("x-envoy-auth-partial-body", "false") != "false"
+    if cut or len(body) > max_body_bytes:
         return Deny(Code.RESOURCE_EXHAUSTED, "too_large", f"requests are limited to {max_body_bytes} bytes")
     try:
-        _check_envelope(http)
-        return reader(rpc, calls.read_frame(http.raw_body))
+        _check_envelope(http, headers, len(body))
+        return reader(rpc, calls.read_frame(body))
     except Malformed as error:
         return Deny(Code.INVALID_ARGUMENT, "malformed", str(error))
 
@@ -51,13 +52,12 @@ def _no_such_path(path: str) -> Deny:
     return Deny(Code.PERMISSION_DENIED, "unknown_path", "this gRPC method is not open here")
 
 
-def _check_envelope(http: "AttributeContext.HttpRequest") -> None:
-    """Raises `Malformed` unless Envoy saw the whole body of an ordinary unary gRPC request."""
-    headers = http.headers
+def _check_envelope(http: "AttributeContext.HttpRequest", headers: Mapping[str, str], size: int) -> None:
+    """Raises `Malformed` unless Envoy saw the whole body, of `size` bytes, of an ordinary unary gRPC request."""
     if http.method != "POST" or headers.get("content-type") not in _CONTENT_TYPES:
         raise Malformed("this is not a gRPC request")
     if http.query or http.fragment or http.body:
         raise Malformed("the request has parts that gRPC does not have")
-    size = len(http.raw_body)
-    if http.size != size or headers.get("content-length", str(size)) != str(size):
+    length = headers.get("content-length")
+    if http.size != size or (length is not None and length != str(size)):
         raise Malformed("the request's length contradicts itself")

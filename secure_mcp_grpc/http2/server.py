@@ -104,7 +104,7 @@ class _Connected(asyncio.Protocol):
         self._loop = loop
         self._connection = Connection(server.paths, time.monotonic, server.limits)
         self._transport: asyncio.Transport | None = None
-        self._pending: dict[int, tuple[asyncio.Future[bytes | None], asyncio.TimerHandle | None]] = {}
+        self._pending: dict[int, tuple[asyncio.Future[bytes | Status], asyncio.TimerHandle | None]] = {}
         self._patience: asyncio.TimerHandle | None = None
         self._paused = False
         self._room = asyncio.Event()
@@ -112,7 +112,7 @@ class _Connected(asyncio.Protocol):
         self._max_tasks = 2 * server.limits.max_streams
 
     @property
-    def tasks(self) -> list[asyncio.Future[bytes | None]]:
+    def tasks(self) -> list[asyncio.Future[bytes | Status]]:
         return [task for task, _ in self._pending.values()]
 
     # What asyncio says.
@@ -192,15 +192,14 @@ class _Connected(asyncio.Protocol):
         else:
             try:
                 answer = handler(call.message)
+                if isinstance(answer, bytes):
+                    self._connection.answer(call.stream_id, answer)
+                else:
+                    self._wait_for(call, answer)
             except Exception as error:  # noqa: BLE001  # top of the stack: any fault is this call's alone
                 self._refuse(call.stream_id, error)
-                return
-            if isinstance(answer, bytes):
-                self._connection.answer(call.stream_id, answer)
-            else:
-                self._wait_for(call, answer)
 
-    def _wait_for(self, call: Call, waiting: Awaitable[bytes | None]) -> None:
+    def _wait_for(self, call: Call, waiting: Awaitable[bytes | Status]) -> None:
         stream_id, timeout_s = call.stream_id, call.head.timeout_s
         task = asyncio.ensure_future(waiting)
         timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._expire, stream_id)
@@ -212,7 +211,7 @@ class _Connected(asyncio.Protocol):
         self._pending[stream_id][0].cancel()
         self._flush()
 
-    def _settle(self, stream_id: int, done: "asyncio.Future[bytes | None]") -> None:
+    def _settle(self, stream_id: int, done: "asyncio.Future[bytes | Status]") -> None:
         _, timer = self._pending.pop(stream_id)
         if timer is not None:
             timer.cancel()
@@ -220,18 +219,21 @@ class _Connected(asyncio.Protocol):
             self._connection.end(stream_id, Status.CANCELLED, "the request was cancelled")
         elif error := done.exception():
             self._refuse(stream_id, error)
-        elif (answer := done.result()) is not None:
+        elif isinstance(answer := done.result(), bytes):
             self._connection.answer(stream_id, answer)
-        else:
+        elif answer is Status.OK:
             self._connection.end(stream_id, Status.OK)
+        else:
+            self._refuse(stream_id, TypeError("a handler answered with something other than bytes"))
         self._flush()
 
-    async def _stream(self, call: Call) -> None:
+    async def _stream(self, call: Call) -> Status:
         """Messages as they come, no faster than the peer takes them."""
         async for message in self._server.streaming[call.head.path](call.message):
             self._connection.send(call.stream_id, message)
             self._flush()
             await self._room.wait()
+        return Status.OK
 
     def _refuse(self, stream_id: int, error: BaseException) -> None:
         if not isinstance(error, RpcError):
