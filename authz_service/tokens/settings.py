@@ -149,7 +149,7 @@ class TokenSettings(CommonSettings):
     env_prefix: ClassVar[str] = "MCP_AUTHZ_"
 
     issuers: tuple[Issuer, ...] = ()
-    """Whose tokens are believed: a list of objects, in the variable a JSON array; see docs/tokens.md."""
+    """Whose tokens are believed: a list of objects, in the variable a JSON array; see docs/identity.md."""
 
     authenticators: Annotated[tuple[str, ...], Field(min_length=1)] = BUILT_IN
     """Asked in this order: the built-in ones, and names of entry points of the group
@@ -168,7 +168,7 @@ class TokenSettings(CommonSettings):
     @classmethod
     def _are_objects(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple) or not all(isinstance(one, dict | Issuer) for one in value):
-            raise ValueError("expected a list of objects, in a variable as a JSON array; see docs/tokens.md")
+            raise ValueError("expected a list of objects, in a variable as a JSON array; see docs/identity.md")
         return value
 
     @field_validator("issuers")
