@@ -283,6 +283,27 @@ def test_answers_wait_for_the_windows_of_the_peer() -> None:
     assert peer.connection.waiting_bytes == 0
 
 
+def test_answer_that_nobody_takes_any_more_is_forgotten() -> None:
+    """RFC 9113, 6.4: after RST_STREAM what waited for the stream's window no longer counts."""
+    peer = Peer()
+    peer.send(setting(Setting.INITIAL_WINDOW_SIZE, 20), request(1, b"a" * 45))
+    assert peer.connection.waiting_bytes == 30
+
+    said = peer.send(wire.reset(1, E.CANCEL), wire.window_update(0, 100))
+    assert peer.connection.waiting_bytes == 0
+    assert len(said.answers[1].body) == 20
+
+
+def test_data_on_a_stream_that_is_answered_is_an_error_of_that_stream() -> None:
+    """RFC 9113, 5.1 closed: STREAM_CLOSED, unless it may have been on its way when we reset the stream."""
+    peer = Peer()
+    peer.send(request(1))
+    said = peer.send(data(1, HELLO), request(3))
+
+    assert said.answers[1].reset == E.STREAM_CLOSED
+    assert said.answers[3].status == "0"
+
+
 def test_answers_share_the_window_of_the_connection() -> None:
     """RFC 9113, 6.9.1: 65,535 octets until the peer gives more."""
     peer = Peer()
