@@ -98,10 +98,10 @@ def revocations(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 
 def _write(home: Path | None, change: str, what: dict[str, Any]) -> None:
+    desk = _desk(home)
     from authz_service.revocations.desk import HereOnly, NothingToLift
     from authz_service.revocations.entry import Damaged
 
-    desk = _desk(home)
     try:
         entry = asyncio.run(desk.write(by=f"{getpass.getuser()}@{socket.gethostname()}", **what))
     except NothingToLift as nothing:
@@ -123,8 +123,11 @@ def _write(home: Path | None, change: str, what: dict[str, Any]) -> None:
 
 def _desk(home: Path | None) -> "Desk":
     """Where `home`'s sidecar looks: its running configuration, else the environment."""
-    from authz_service.revocations.desk import Desk
-    from authz_service.settings import AuthzSettings
+    try:
+        from authz_service.revocations.desk import Desk
+        from authz_service.settings import AuthzSettings
+    except ModuleNotFoundError as error:
+        raise UserError(f"revocations need an extra ({error.name}): pip install 'secure-mcp-grpc[sidecar]'") from None
     from secure_mcp_grpc.stack.home import Home
 
     directory = Home.locate(home)

@@ -50,6 +50,23 @@ async def test_sidecars_share_a_quota(redis_server: RedisServer) -> None:
     assert counted[0].fallbacks == counted[1].fallbacks == 0
 
 
+async def test_all_quotas_of_a_call_are_one_command(redis_server: RedisServer) -> None:
+    """Issue 3, one round trip: by Redis's own count; the first call also teaches it the script."""
+    takes = [TAKE, *(Take(Quota(f"q{n}", "identity", 9, 1_000_000), "a", f"mcp:quota:q{n}") for n in range(3))]
+    async with linked(redis_server.url) as link:
+        shared = SharedQuotas(link, LocalQuotas(100), lambda: None, refuse=True)
+        for _ in range(3):
+            outcome = shared.take(takes)
+            assert not isinstance(outcome, Exceeded | None)
+            await outcome
+        with redis_server.client() as client:
+            stats = client.info("commandstats")
+
+    assert stats["cmdstat_evalsha"]["calls"] == 3
+    assert stats["cmdstat_eval"]["calls"] == 1
+    assert stats["cmdstat_hincrby"]["calls"] == 12
+
+
 async def test_a_thousand_at_once_get_exactly_the_limit(redis_server: RedisServer) -> None:
     """Issue 3, atomic: also for calls that travel together."""
     async with linked(redis_server.url, timeout_s=1) as link:
