@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from limits_harness import RedisServer, Sidecar, cli, sidecar, until
 
+from authz_service import redis_link
 from authz_service.revocations import shared
 from authz_service.revocations.desk import Desk
 from secure_mcp_grpc.errors import UserError
@@ -50,6 +51,33 @@ async def test_a_lost_message_costs_less_than_a_second(redis_server: RedisServer
         await until(lambda: one.revocations.usable)
         await revoke(short_dir / "none", redis_server.url)
         await until(lambda: one.revoked, timeout_s=1)
+
+
+async def test_a_message_is_heard_at_once(
+    redis_server: RedisServer, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: pub/sub, so that a revocation does not wait for the next poll."""
+    async with sidecar(short_dir / "one", redis_server.url) as one:
+        with redis_server.client() as client:
+            await until(lambda: client.pubsub_numsub(shared.CHANNEL)[0][1] == 1)
+        monkeypatch.setattr(redis_link, "POLL_S", 60)
+        await asyncio.sleep(0.5)  # the wait that has begun is of the old length
+        await revoke(short_dir / "none", redis_server.url)
+        await until(lambda: one.revoked, timeout_s=1)
+
+
+async def test_a_word_in_one_file_reaches_all(redis_server: RedisServer, short_dir: Path) -> None:
+    """Ours: a command line that knows nothing of Redis tells its sidecar, and that the others."""
+    async with (
+        sidecar(short_dir / "one", redis_server.url) as one,
+        sidecar(short_dir / "two", redis_server.url) as two,
+    ):
+        await until(lambda: one.revocations.usable and two.revocations.usable)
+        await revoke(short_dir / "none", redis_server.url, value="model-b")
+        await until(lambda: one.revoked and two.revoked)
+        await asyncio.sleep(0.6)  # until Redis is known to hold what we hold
+        await revoke(one.path)
+        await until(lambda: len(two.revoked) == 2, timeout_s=2)
 
 
 async def test_losing_redis_revives_nobody(redis_server: RedisServer, short_dir: Path) -> None:
