@@ -123,7 +123,7 @@ class _Connected(asyncio.Protocol):
             both_ways.abort()
             return
         both_ways.set_write_buffer_limits(_WRITE_BUFFER_BYTES)
-        self._patience = self._loop.call_later(_GREETING_S, self.abort)
+        self._abort_in(_GREETING_S)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -140,8 +140,7 @@ class _Connected(asyncio.Protocol):
             elif pending := self._pending.get(event.stream_id):
                 pending[0].cancel()
         if self._patience is not None and connection.greeted and not self._paused:
-            self._patience.cancel()
-            self._patience = None
+            self._be_patient()
         self._flush()
 
     def eof_received(self) -> bool:
@@ -153,20 +152,17 @@ class _Connected(asyncio.Protocol):
         self._room.clear()
         if self._transport is not None:
             self._transport.pause_reading()
-        self._patience = self._loop.call_later(_STALL_S, self.abort)
+        self._abort_in(_STALL_S)
 
     def resume_writing(self) -> None:
         self._paused = False
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        self._be_patient()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
         self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
+        self._be_patient()
         self._cancel_all()
         self._server.disconnected(self)
 
@@ -256,9 +252,19 @@ class _Connected(asyncio.Protocol):
             if connection.fault:
                 logs.event(logger, logging.WARNING, "http2_peer_cut_off", what=connection.fault)
             self._cancel_all()
+            self._abort_in(_STALL_S)  # unless it takes our last words before
             transport.close()
         else:
             self._make_room()
+
+    def _abort_in(self, seconds: float) -> None:
+        self._be_patient()
+        self._patience = self._loop.call_later(seconds, self.abort)
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _make_room(self) -> None:
         if self._paused or self._connection.waiting_bytes > _ROOM_BYTES:

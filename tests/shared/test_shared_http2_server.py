@@ -1,6 +1,7 @@
 """The server on its socket: what peers do that the protocol does not forbid, or does."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -251,6 +252,21 @@ async def test_stop_does_not_wait_for_a_peer_that_says_nothing(tmp_path: Path) -
         said = await client.until()
 
     assert said.goaway is None or said.goaway[1] == ErrorCode.NO_ERROR
+
+
+@pytest.mark.parametrize("greeting", [b"", GREETING[:10], GREETING[:30]])
+async def test_peer_that_does_not_introduce_itself_is_disconnected(
+    tmp_path: Path, greeting: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: places are for those who speak; one that has is left alone, however long it is idle."""
+    monkeypatch.setattr("secure_mcp_grpc.http2.server._GREETING_S", 0.2)
+    async with serving(tmp_path, Handlers().server()) as socket, connected(socket) as idle:
+        async with connected(socket, greeting) as client:
+            with contextlib.suppress(ConnectionResetError):
+                await client.until()
+        await asyncio.sleep(0.3)
+        idle.writer.write(request(1))
+        assert (await idle.until(stream_id=1)).answers[1].status == "0"
 
 
 async def test_octets_may_come_one_by_one(tmp_path: Path) -> None:
