@@ -243,6 +243,20 @@ HANDSHAKE_TIMELINE: Final = Query(
     2000,
 )
 
+EVENTS: Final = Query(
+    "events",
+    "ts kind reason rule identity user policy_version chain",
+    f"""
+    SELECT ts, kind, reason, rule, identity, user, policy_version, chain
+    FROM decisions
+    WHERE kind NOT IN ('decision', 'anchor') AND {_SPAN}
+    ORDER BY ts DESC
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    200,
+)
+"""What happened to authz_service itself: starts, policies loaded and refused, revocations, gaps in its journal."""
+
 CHOICES: Final = Query(
     "choices",
     "identities servers methods tools",
@@ -272,5 +286,6 @@ ALL: Final = (
     REFUSALS,
     HANDSHAKES,
     HANDSHAKE_TIMELINE,
+    EVENTS,
     CHOICES,
 )

@@ -30,6 +30,7 @@ def _body(scope: Scope, window: Window) -> None:
     _denials(scope, window)
     _limits(scope, window)
     _handshakes(handshakes, window)
+    _events(window)
 
 
 def _with_target(answer: Answer) -> Answer:
@@ -121,3 +122,23 @@ def _handshakes(timeline: Answer, window: Window) -> None:
     }
     failed = data.ask(queries.HANDSHAKES, window, Filters())
     parts.table(failed, columns, key="handshakes", alt="Failed handshakes, newest first")
+
+
+def _events(window: Window) -> None:
+    st.subheader("Policy, revocations and audit")
+    st.caption("What happened to the policy service itself, from its journal. Filters do not apply here.")
+    events = data.ask(queries.EVENTS, window, Filters())
+    if events.frame.empty:
+        st.caption("Nothing happened in this time range.")
+        return
+    columns = {
+        "ts": parts.time_column(),
+        "kind": st.column_config.TextColumn("What", width=90),
+        "reason": st.column_config.TextColumn("Result", width=110),
+        "rule": st.column_config.TextColumn("Details", width=420),
+        "identity": st.column_config.TextColumn("Identity", width=110),
+        "user": st.column_config.TextColumn("User", width=110),
+        "policy_version": st.column_config.TextColumn("Policy in force", width=140),
+        "chain": st.column_config.TextColumn("Journal", width=260),
+    }
+    parts.table(events, columns, key="events", alt="Events of the policy service, newest first")

@@ -90,6 +90,7 @@ def real_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStore]:
                     store.write(statement)
         store.insert("requests", known.requests())
         store.insert("handshakes", known.handshakes())
+        store.insert("decisions", known.decisions())
         yield store
 
 

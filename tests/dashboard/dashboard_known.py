@@ -82,3 +82,26 @@ def handshakes() -> list[dict[str, object]]:
         }
         for place in range(HANDSHAKES)
     ]
+
+
+def decisions() -> list[dict[str, object]]:
+    """A refused policy, a revocation, and two records that are no events."""
+    records = (
+        ("policy", "refused", "policy.csv:3: the last field is allow or deny, not 'permit'", ""),
+        ("revocation", "revoked", "revoked identity model-b", "model-b"),
+        ("decision", "permitted", "", "model-a"),
+        ("anchor", "", "{}", ""),
+    )
+    return [
+        {
+            "ts": f"2026-03-04 10:4{place}:00.000000",
+            "chain": "test-1",
+            "seq": place + 1,
+            "kind": kind,
+            "reason": reason,
+            "rule": rule,
+            "identity": identity,
+            "batch_id": BATCH,
+        }
+        for place, (kind, reason, rule, identity) in enumerate(records)
+    ]

@@ -202,6 +202,17 @@ def test_identity_of_a_failed_handshake_is_labelled_as_a_claim() -> None:
     assert "claims" in texts(test)
 
 
+def test_what_happened_to_the_policy_service_is_shown() -> None:
+    """Issue 3: a refused policy file is a security event; so is a revocation. Decisions and anchors are none."""
+    events = table_with(shown(security), "kind", "rule")
+
+    assert list(zip(events["kind"], events["reason"], strict=True)) == [
+        ("revocation", "revoked"),
+        ("policy", "refused"),
+    ]
+    assert "policy.csv:3" in events["rule"].iloc[1]
+
+
 def test_cut_answer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours: a table that does not show all rows says it."""
     monkeypatch.setitem(data._BY_NAME, "refusals", replace(queries.REFUSALS, max_rows=5))
