@@ -162,6 +162,7 @@ def _values(settings: EnvoySettings, parts: Mapping[str, Any]) -> dict[str, Any]
         "authz_namespace": headers.EXT_AUTHZ_NAMESPACE,
         "tool_bucket": bucket(settings.per_tool_per_second, settings.per_tool_burst),
         "too_large": f"the message is too large: the limit is {settings.max_request_bytes} bytes",
+        "request_timeout": _duration(settings.request_timeout_s),
         "max_call": _duration(settings.max_call_s),
         "max_stream": _duration(settings.max_stream_s),
         "max_connection": _duration(settings.max_connection_s),

@@ -88,6 +88,8 @@ class _LimitSettings(CommonSettings):
     """Requests of one connection at the same time."""
     max_heap_bytes: int = Field(default=256 * 1_048_576, ge=64 * 1_048_576)
     """Envoy refuses requests when its heap comes near to this."""
+    request_timeout_s: float = Field(default=15.0, gt=0)
+    """Time that a client has to send a whole request: Envoy holds its body back until it is judged."""
     max_call_s: float = Field(default=300.0, gt=0)
     """Duration of a unary call."""
     max_stream_s: float = Field(default=3600.0, gt=0)
