@@ -62,7 +62,7 @@ async def test_a_broken_policy_changes_nothing_and_is_reported(stack: Stack) -> 
         try:
             stack.set_policy(POLICY + "p, model-a, tools/call\n")
             line = POLICY.count("\n") + 1
-            await asyncio.to_thread(until, lambda: f"line {line}" in log.read_text()[before:])
+            await asyncio.to_thread(until, lambda: f"policy.csv:{line}:" in log.read_text()[before:])
             assert await outcome(client) == "OK"
             assert await outcome(client, "forbidden") == "PERMISSION_DENIED"
         finally:
