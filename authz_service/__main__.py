@@ -10,7 +10,7 @@ from authz_service.metrics import Metrics
 from authz_service.policy import PolicyError
 from authz_service.reload import PolicyFiles, PolicyWatcher
 from authz_service.server import PartHealth, new_server
-from authz_service.service import PolicyDesk, policy_record, watch_health
+from authz_service.service import PolicyDesk, ailment, policy_record, watch_health
 from authz_service.settings import AuthzSettings
 from secure_mcp_grpc import lifecycle
 from secure_mcp_grpc.errors import UserError
@@ -57,7 +57,8 @@ async def run(settings: AuthzSettings) -> None:
                 await service.settled()
                 await server.start()
                 endpoints = {"grpc": f"unix:{socket.absolute()}", "metrics": metrics_address}
-                lifecycle.announce(settings.run_dir, PART, endpoints)
+                ailments = {name: ailment(name) for name in ("journal", *components)}
+                lifecycle.announce(settings.run_dir, PART, endpoints, ailments)
                 await stop.wait()
                 lifecycle.withdraw(settings.run_dir, PART)
                 await health.stopping()

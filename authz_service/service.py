@@ -14,7 +14,7 @@ from authz_service.shipper import Shipper
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.records import DecisionRecord, timestamp
 
-__all__ = ["PolicyDesk", "keep_journal", "keep_pruned", "policy_record", "watch_health"]
+__all__ = ["PolicyDesk", "ailment", "keep_journal", "keep_pruned", "policy_record", "watch_health"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,17 @@ class PolicyDesk:
         self._journal.note(policy_record(self._checker.policy.version, "refused", problem))
         self._metrics.policy_refused.set(1)
         self._metrics.policy_reloads.labels("refused").inc()
+
+
+def ailment(component: str) -> str:
+    """What is true while `component`, a name in grpc.health.v1, is unwell."""
+    if component.startswith("issuer-"):
+        return f"the keys of issuer {component.removeprefix('issuer-')} are not to be had: its tokens do not count"
+    return {
+        "journal": "decisions cannot be recorded: everything is refused",
+        "policy": "the policy files were refused: the policy before them is in force",
+        "shared_state": "shared revocations and quotas are not to be had: what is known locally is in force",
+    }[component]
 
 
 async def keep_journal(journal: Journal, interval_s: float) -> None:

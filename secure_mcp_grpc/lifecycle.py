@@ -106,9 +106,20 @@ def announcement_path(run_dir: Path, part: str) -> Path:
     return run_dir / f"{part}.json"
 
 
-def announce(run_dir: Path, part: str, endpoints: Mapping[str, str]) -> None:
-    """Say that `part` is up and where: `endpoints` maps a name (`metrics`, `http`, `grpc`, `health`) to an address."""
-    document = {"part": part, "pid": os.getpid(), "since": time.time(), "endpoints": dict(endpoints)}
+def announce(
+    run_dir: Path, part: str, endpoints: Mapping[str, str], components: Mapping[str, str] | None = None
+) -> None:
+    """Say that `part` is up and where: `endpoints` maps a name (`metrics`, `http`, `grpc`, `health`) to an address.
+
+    `components` maps further names that its grpc.health.v1 knows to the sentence that is true while one is unwell.
+    """
+    document = {
+        "part": part,
+        "pid": os.getpid(),
+        "since": time.time(),
+        "endpoints": dict(endpoints),
+        "components": dict(components or {}),
+    }
     write_by_rename(announcement_path(run_dir, part), json.dumps(document).encode(), mode=0o600)
 
 

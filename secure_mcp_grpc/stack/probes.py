@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from secure_mcp_grpc.lifecycle import announcement_path, socket_path
 
-__all__ = ["announcement", "endpoint", "envoy_ready", "part_ready", "serving_status"]
+__all__ = ["ailments", "announcement", "endpoint", "envoy_ready", "part_ready", "serving_status"]
 
 
 def announcement(run_dir: Path, part: str) -> dict[str, Any] | None:
@@ -29,12 +29,19 @@ def endpoint(run_dir: Path, part: str, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-async def serving_status(run_dir: Path, part: str, *, timeout_s: float = 2.0) -> str:
+async def ailments(run_dir: Path, part: str) -> list[str]:
+    """What is unwell in `part` although it serves: the sentences that it announced for its components."""
+    components = (announcement(run_dir, part) or {}).get("components", {})
+    statuses = await asyncio.gather(*(serving_status(run_dir, part, service=name) for name in components))
+    return [what for what, status in zip(components.values(), statuses, strict=True) if status != "SERVING"]
+
+
+async def serving_status(run_dir: Path, part: str, *, service: str = "", timeout_s: float = 2.0) -> str:
     """`SERVING`, `NOT_SERVING`, … as grpc.health.v1 says; the gRPC status code's name where it cannot be asked."""
     async with grpc.aio.insecure_channel(f"unix:{socket_path(run_dir, part).absolute()}") as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             return error.code().name
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

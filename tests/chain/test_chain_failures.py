@@ -1,6 +1,7 @@
 """What happens when a part dies, a policy changes or breaks, or a stranger knocks — seen from outside."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -65,8 +66,15 @@ async def test_a_broken_policy_changes_nothing_and_is_reported(stack: Stack) -> 
             await asyncio.to_thread(until, lambda: f"policy.csv:{line}:" in log.read_text()[before:])
             assert await outcome(client) == "OK"
             assert await outcome(client, "forbidden") == "PERMISSION_DENIED"
+            seen = await asyncio.to_thread(stack.cli, "health", "--json")
         finally:
             stack.set_policy(POLICY)
+    authz = json.loads(seen.stdout)["authz"]
+    assert (seen.returncode, authz["state"]) == (1, "degraded")
+    assert authz["why"] == "the policy files were refused: the policy before them is in force"
+    await asyncio.to_thread(until, lambda: stack.cli("health").returncode == 0)
+    kinds = "SELECT count() FROM decisions WHERE kind = 'policy' AND reason = 'refused'"
+    await asyncio.to_thread(until, lambda: stack.rows(kinds)[0][0])
 
 
 async def test_without_authz_everything_is_refused_and_it_comes_back_by_itself(stack: Stack) -> None:

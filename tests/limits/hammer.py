@@ -1,4 +1,4 @@
-"""Takes one quota in Redis as often as it can, and prints how often it got it: `hammer.py URL KEY LIMIT BUCKET TRIES`."""
+"""Takes a quota in Redis as often as it can and prints how often it got it: `hammer.py URL KEY LIMIT BUCKET TRIES`."""
 
 import sys
 
