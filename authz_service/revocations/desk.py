@@ -37,6 +37,11 @@ class Desk:
         self._url = redis_url
 
     @property
+    def shared(self) -> bool:
+        """Whether changes go to Redis, and from there to every sidecar."""
+        return bool(self._url)
+
+    @property
     def place(self) -> str:
         """Where a change goes, for people."""
         return "in Redis, for every sidecar that shares it" if self._url else f"in {self._file.path}, for its sidecar"

@@ -119,6 +119,17 @@ def _write(home: Path | None, change: str, what: dict[str, Any]) -> None:
     until = f" until {_time(entry.until_us)} UTC" if entry.until_us and not entry.lifted else ""
     said = _plain(f"{change.capitalize()} {entry}{until} {desk.place}.")
     Console().print(said, highlight=False, soft_wrap=True)
+    _say_if_nobody_listens(home, desk)
+
+
+def _say_if_nobody_listens(home: Path | None, desk: "Desk") -> None:
+    """In an incident, a revocation in the wrong directory must not look like one in force."""
+    from secure_mcp_grpc.stack.home import Home
+    from secure_mcp_grpc.stack.supervisor import read_state
+
+    root = Home.locate(home).root
+    if not desk.shared and not read_state(Home(root).run_dir):
+        typer.echo(f"Nothing runs in {root}: this counts once a sidecar with that directory starts.", err=True)
 
 
 def _desk(home: Path | None) -> "Desk":
