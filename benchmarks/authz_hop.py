@@ -37,6 +37,8 @@ from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
 SERVERS = ("http2", "grpc")
 BARE = "no decision"
+FLOOR = "constant answer"
+"""A server like `http2` whose answer was made beforehand: what the hop costs without any decision in it."""
 ROUNDS = 9
 CALLS = 300
 LOADED_CALLS = 3000
@@ -66,7 +68,7 @@ async def _run(servers: tuple[str, ...]) -> None:
         async with chain(home, {"target": "benchmarks.server:server"}):
             with contextlib.ExitStack() as stack:
                 upstream = stack.enter_context(_process("-m", "benchmarks.authz_upstream", str(home.root / "up.sock")))
-                variants = [await _variant(stack, home, name) for name in (BARE, *servers)]
+                variants = [await _variant(stack, home, name) for name in (BARE, FLOOR, *servers)]
                 await asyncio.to_thread(_report, variants, upstream.pid)
 
 
@@ -78,7 +80,7 @@ def _report(variants: list[Variant], upstream_pid: int) -> None:
     console = Console(width=110)
     console.print(_latency_table(variants, rounds))
     console.print(_load_table(variants, loaded))
-    direct = [(variant.name, _direct(variant)) for variant in variants if variant.authz_pid]
+    direct = [(variant.name, _direct(variant)) for variant in variants if variant.name in SERVERS]
     console.print(_direct_table(direct))
 
 
@@ -165,7 +167,11 @@ async def _variant(stack: contextlib.ExitStack, home: Home, name: str) -> Varian
     (run_dir / "bridge.sock").symlink_to(home.root / "up.sock")
     (run_dir / "sink.sock").symlink_to(home.run_dir / "sink.sock")
     authz_pid = 0
-    if name != BARE:
+    if name == FLOOR:
+        socket = run_dir / "authz.sock"
+        authz_pid = stack.enter_context(_process("-m", "benchmarks.authz_upstream", str(socket), "--allow")).pid
+        await _until(socket.exists)
+    elif name != BARE:
         authz_pid = stack.enter_context(_process("-m", "authz_service", **_authz_environment(home, run_dir, name))).pid
         await _until(announcement_path(run_dir, "authz").exists)
     settings = EnvoySettings(
