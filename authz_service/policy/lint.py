@@ -1,6 +1,5 @@
 """Finds rules that can never match, which nobody writes on purpose, and what else is odd. Pure; near-linear in time."""
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -9,7 +8,7 @@ from typing import Final
 from authz_service.policy.catalog import Catalog
 from authz_service.policy.file import Grouping, Rule, Rules
 from authz_service.policy.index import Index
-from authz_service.policy.methods import METHODS, WITH_ARGUMENTS, WITH_NAME
+from authz_service.policy.methods import METHODS, WITH_ARGUMENTS, WITH_NAME, nobody_sends
 from authz_service.policy.patterns import wildcard
 from authz_service.policy.problems import Problem
 from authz_service.policy.roles import Roles
@@ -18,6 +17,8 @@ from secure_mcp_grpc.calls import Malformed, check_name
 __all__ = ["Checks", "lint"]
 
 _ROLE: Final = "role:"
+_INSTEAD: Final = "remove this rule, or in an emergency: secure-mcp-grpc quarantine or revoke"
+"""A deny on top of allows refuses the file, so that the old one, with the allows, stays in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def lint(
 
 def _checks(rules: Rules, checks: Checks, overriding: bool) -> Iterator[Callable[[Rule], Iterable[Found]]]:
     methods = cache(partial(_methods, METHODS | checks.methods))
-    yield partial(_method, methods)
+    yield partial(_method, methods, checks.methods)
     yield partial(_name, methods)
     yield partial(_arguments, methods)
     if checks.catalog is not None:
@@ -78,11 +79,9 @@ def _methods(known: frozenset[str], pattern: str) -> frozenset[str]:
     return frozenset(method for method in known if wildcard(method, pattern))
 
 
-def _method(methods: Callable[[str], frozenset[str]], rule: Rule) -> Iterator[Found]:
+def _method(methods: Callable[[str], frozenset[str]], extra: frozenset[str], rule: Rule) -> Iterator[Found]:
     if not methods(rule.method):
-        close = difflib.get_close_matches(rule.method, sorted(METHODS), 1)
-        hint = f"; perhaps {close[0]}?" if close else ""
-        yield rule.line, f"no client sends the method {rule.method}{hint}", False
+        yield rule.line, nobody_sends(rule.method, extra), False
 
 
 def _name(methods: Callable[[str], frozenset[str]], rule: Rule) -> Iterator[Found]:
@@ -142,7 +141,7 @@ def _role(held: frozenset[str], rule: Rule) -> Iterator[Found]:
 def _shadowed(denies: Index, roles_of: Callable[[str], tuple[str, ...]], rule: Rule) -> Iterator[Found]:
     # Read as texts, the patterns of a rule match just the patterns that cover them.
     if rule.allows and (over := denies.find((rule.sub, *roles_of(rule.sub)), rule.method, rule.name)):
-        yield rule.line, f"line {over[0].line} denies all that this allows", False
+        yield rule.line, f"line {over[0].line} denies all that this allows; {_INSTEAD}", False
 
 
 def _again(seen: dict[tuple[str, ...], int], rule: Rule) -> Iterator[Found]:

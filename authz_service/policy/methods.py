@@ -1,10 +1,11 @@
 """The methods that a client can send, and so the only ones that a rule can speak about."""
 
+import difflib
 from typing import Final
 
 from secure_mcp_grpc.calls import END_SESSION, LISTEN, REPLY
 
-__all__ = ["METHODS", "WITH_ARGUMENTS", "WITH_NAME"]
+__all__ = ["METHODS", "WITH_ARGUMENTS", "WITH_NAME", "nobody_sends"]
 
 _BOTH_ERAS: Final = frozenset(
     {
@@ -60,3 +61,9 @@ names the list."""
 
 WITH_ARGUMENTS: Final = frozenset({"tools/call", "prompts/get"})
 """Those with `params.arguments`, which conditions speak about."""
+
+
+def nobody_sends(method: str, extra: frozenset[str] = frozenset()) -> str:
+    """The sentence about a method (or a pattern) that is neither in `METHODS` nor in `extra`, with the closest one."""
+    close = difflib.get_close_matches(method, sorted(METHODS | extra), 1)
+    return f"no client sends the method {method}" + (f"; perhaps {close[0]}?" if close else "")

@@ -87,6 +87,17 @@ def test_rule_that_can_never_match_refuses_the_file(text: str, says: str) -> Non
     assert problem.startswith(says)
 
 
+def test_a_deny_on_top_in_an_emergency_is_told_what_to_do_instead() -> None:
+    """Ours: such a file is refused and the old one stays in force, so the operator needs to know what does help."""
+    text = "p, role:x, tools/call, read, allow\np, role:x, tools/list, *, allow\np, role:x, *, *, deny\ng, a, role:x"
+
+    assert problems(text) == [
+        f"policy.csv:{line}: line 3 denies all that this allows; remove this rule, or in an emergency: "
+        "secure-mcp-grpc quarantine or revoke"
+        for line in (1, 2)
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [
