@@ -76,7 +76,14 @@ class Flip:
     allowed: bool
     """The candidate's verdict."""
     rule: str
-    """Its rule, as written; "" where none matched."""
+    """Its rules, as written; "" where no rule allows it, or where several may."""
+
+    @property
+    def verdict(self) -> str:
+        """`allow by p, …`, `deny: no rule allows it`."""
+        if self.rule:
+            return f"{'allow' if self.allowed else 'deny'} by {self.rule}"
+        return "allow" if self.allowed else "deny: no rule allows it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +173,11 @@ class Replay:
             asked = McpCall(call.method, call.tool, known.arguments)
             rulings = [ruling for _, ruling in judge_all(self.book.policy, workload, user, token_roles, asked)]
             refusing = [ruling for ruling in rulings if not ruling.allowed]
-            return _outcome(call, not refusing, "; ".join(ruling.rule for ruling in refusing or rulings))
-        verdicts = [possible_verdicts(rules, self._how(call, known, lines)) for rules, lines in matching]
+            return _outcome(call, not refusing, "; ".join(ruling.rule for ruling in refusing or rulings if ruling.rule))
+        judged = [(rules, self._how(call, known, lines)) for rules, lines in matching]
+        verdicts = [possible_verdicts(rules, how) for rules, how in judged]
         if frozenset({False}) in verdicts:
-            return _outcome(call, False, "")
+            return _outcome(call, False, "; ".join(filter(None, (_certain_deny(*one) for one in judged))))
         if all(verdict == {True} for verdict in verdicts):
             return _outcome(call, True, "")
         # The same policy decided the same call: nothing needs to be known.
@@ -238,6 +246,11 @@ class Replay:
 
 def _outcome(call: Recorded, allowed: bool, rule: str) -> Flip | None:
     return None if allowed == (call.decision == "allow") else Flip(call, allowed, rule)
+
+
+def _certain_deny(rules: Iterable[Rule], how: Callable[[Rule], Counts]) -> str:
+    """A rule that certainly denies, as written; "" where there is none."""
+    return next((rule.text for rule in rules if not rule.allows and how(rule) is Counts.YES), "")
 
 
 def _why(known: Known) -> str:

@@ -131,10 +131,9 @@ class _Output:
             sys.stdout.write(f"{',' if self._listed else ''}\n  {json.dumps(entry, ensure_ascii=False)}")
             self._listed += 1
         elif isinstance(outcome, Flip):
-            why = f"by {outcome.rule}" if outcome.rule else ("" if outcome.allowed else "no rule allows it")
             who = call.identity if call.user in ("", call.identity) else f"{call.identity} for {call.user}"
             what = f"{call.method} {call.tool}".rstrip()
-            self._printer.line(f"{call.ts} {who}: {what}: {call.decision} → {now} {why}".rstrip())
+            self._printer.line(f"{call.ts} {who}: {what}: {call.decision} → {outcome.verdict}")
 
     def _sum_up(self, replayed: "Replay") -> None:
         rows = [(*group, str(count)) for group, count in replayed.groups.most_common()]

@@ -257,7 +257,7 @@ def test_plain_output_has_a_line_for_each_flip(traffic: Traffic) -> None:
 
     assert result.returncode == 1
     flip, header, *rows = result.stdout.splitlines()
-    assert flip.endswith("Z model-a: tools/list: allow → deny no rule allows it")
+    assert flip.endswith("Z model-a: tools/list: allow → deny: no rule allows it")
     assert header.split("\t") == ["identity", "user", "method", "name", "change", "calls"]
     assert "model-a\t\ttools/list\t\tallow → deny\t1" in rows
     assert "1 flip" in result.stderr

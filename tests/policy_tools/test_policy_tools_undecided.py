@@ -151,6 +151,52 @@ def test_of_two_rules_that_allow_only_the_one_that_decided_is_known() -> None:
     assert isinstance(next(Replay(book(second), nothing_recorded, then).outcomes([call])), Undecided)
 
 
+@pytest.mark.parametrize(
+    ("candidate", "said"),
+    [
+        ("p, z, ping, *, allow", "deny: no rule allows it"),
+        ("p, m, tools/call, x, deny", "deny by p, m, tools/call, x, deny"),
+        ("p, user:i:u, tools/call, x, deny", "deny by p, user:i:u, tools/call, x, deny"),
+        (
+            "p, m, tools/call, x, deny\np, user:i:u, *, x, deny",
+            "deny by p, m, tools/call, x, deny; p, user:i:u, *, x, deny",
+        ),
+        # Known without the arguments: they can change nothing.
+        (
+            "p, role:r, tools/call, x, allow, args.a\np, m, *, x*, deny\ng, m, role:r",
+            "deny by p, m, *, x*, deny",
+        ),
+        ("p, m, tools/call, *, allow\np, m, *, x, deny, args.a", "deny: no rule allows it"),
+    ],
+)
+def test_a_flip_says_by_which_rule_or_that_none_allows_it(candidate: str, said: str) -> None:
+    """Ours: of two subjects, those that are refused by a rule name it, and none is left with a lone separator."""
+    call = line(
+        decision="allow",
+        reason="permitted",
+        identity="m",
+        user="user:i:u",
+        token_roles=[],
+        tool="x",
+        args_digest=digest({}) if "args.a" not in candidate else DIGEST,
+    )
+    _, (flip,) = outcomes(candidate, call)
+
+    assert isinstance(flip, Flip)
+    assert flip.verdict == said
+
+
+def test_a_flip_to_allowed_names_what_allows_it() -> None:
+    """Ours: one rule for each subject, where it is known which."""
+    policy = "p, m, tools/call, x, allow\np, user:i:u, tools/call, *, allow"
+    call = {"decision": "deny", "reason": "not_permitted", "identity": "m", "user": "user:i:u", "token_roles": []}
+    (flip,) = outcomes(policy, line(**call, tool="x"))[1]
+    assert isinstance(flip, Flip)
+    assert flip.verdict == "allow by p, m, tools/call, x, allow; p, user:i:u, tools/call, *, allow"
+
+    assert Flip(flip.call, allowed=True, rule="").verdict == "allow"
+
+
 def test_a_model_that_asks_more_is_decided_only_with_whole_arguments() -> None:
     """Ours: only the engine knows further conjuncts of the matcher."""
     from policy_tools_harness import MODEL
@@ -213,7 +259,7 @@ def decided(
     }
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(
     lines,
     lines,
