@@ -24,6 +24,7 @@ from authz_service.policy import (
     wildcard,
 )
 from authz_service.policy.roles import Roles
+from authz_service.workbench.narrower import narrower
 
 __all__ = ["NEVER", "ROLE", "Book", "Effect", "Held", "effect_of", "problems_of"]
 
@@ -69,6 +70,13 @@ class Effect:
             return True
         return ("" in other.allows or self.allows <= other.allows) and other.denies <= self.denies
 
+    def inside(self, other: "Effect") -> bool:
+        """The same, as far as the numbers in the conditions tell, too."""
+        if self.never:
+            return True
+        allows = "" in other.allows or all(_implied(mine, other.allows) for mine in self.allows)
+        return allows and all(_implied(theirs, self.denies) for theirs in other.denies)
+
     def __str__(self) -> str:
         if self.never:
             return "no"
@@ -77,6 +85,11 @@ class Effect:
 
 
 NEVER: Final = Effect()
+
+
+def _implied(condition: str, by: frozenset[str]) -> bool:
+    """Whether one of `by` holds wherever `condition` does."""
+    return condition in by or any(narrower(condition, one) for one in by)
 
 
 def effect_of(rules: Iterable[Rule]) -> Effect:

@@ -11,8 +11,9 @@ policy matches too; these are listed as exceptions or on their own. Of two
 patterns that overlap in several ways, three are looked at. Where a subject has
 more than 100 patterns with wildcards, only overlaps with those of changed
 rules are looked at, and none where that were more than 20,000
-(`Difference.overlaps` says so). Conditions are compared as text. Subjects that
-neither policy names have no rules in either.
+(`Difference.overlaps` says so). Conditions are compared as text, or, where they
+differ in one number only, by that number. Subjects that neither policy names
+have no rules in either.
 """
 
 from collections.abc import Iterable, Iterator
@@ -58,10 +59,13 @@ class Change:
 
     @property
     def kind(self) -> Kind:
-        """`changes`: the conditions differ, and neither side allows all that the other does as far as text tells."""
+        """`changes`: the conditions differ, and neither side certainly allows all that the other does."""
         if self.before.within(self.after):
             return "gains"
-        return "loses" if self.after.within(self.before) else "changes"
+        if self.after.within(self.before):
+            return "loses"
+        wider, smaller = self.before.inside(self.after), self.after.inside(self.before)
+        return "changes" if wider == smaller else "gains" if wider else "loses"
 
 
 @dataclass(frozen=True, slots=True)

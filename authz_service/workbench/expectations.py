@@ -4,9 +4,12 @@ YAML is a list of mappings; CSV has a header. The fields are the same:
 
     subject  method  name                  who asks for what; name may be left out for methods without one
     args                                   arguments: a mapping (CSV: JSON); none if left out
-    roles                                  further roles, as a token would give them: a list (CSV: separated by blanks)
+    roles                                  further roles, as a token would give them, with or without `role:`: a list
+                                           (CSV: separated by blanks)
     expect                                 allow or deny
     rule                                   number of the line that must decide; 0: no rule decides
+
+What no client could ask is an error: a misspelt method would be denied, as expected, by every policy.
 """
 
 import csv
@@ -18,12 +21,12 @@ from typing import Any, Final
 import yaml
 
 from authz_service.policy import Policy, Ruling
+from authz_service.workbench.questions import MUST_NAME, oddity, role_name
 
 __all__ = ["BadExpectations", "Expectation", "Failure", "failures", "read_csv", "read_yaml"]
 
 _FIELDS: Final = ("subject", "method", "name", "args", "roles", "expect", "rule")
 _REQUIRED: Final = ("subject", "method", "expect")
-_ROLE: Final = "role:"
 
 
 class BadExpectations(ValueError):
@@ -70,8 +73,11 @@ def failures(policy: Policy, expectations: Sequence[Expectation]) -> Iterator[Fa
             yield Failure(one, ruling)
 
 
-def read_yaml(text: str) -> tuple[Expectation, ...]:
-    """Expectations from YAML: a list, or one under the only key `expectations`. Raises `BadExpectations`."""
+def read_yaml(text: str, methods: frozenset[str] = frozenset()) -> tuple[Expectation, ...]:
+    """Expectations from YAML: a list, or one under the only key `expectations`. Raises `BadExpectations`.
+
+    `methods` are those of extensions of MCP.
+    """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -84,11 +90,14 @@ def read_yaml(text: str) -> tuple[Expectation, ...]:
     if not isinstance(node, yaml.SequenceNode) or not node.value:
         line = node.start_mark.line + 1 if node is not None else 0
         raise BadExpectations(line, "expected a list of expectations, each with subject, method, name and expect")
-    return tuple(_read_node(item) for item in node.value)
+    return tuple(_read_node(item, methods) for item in node.value)
 
 
-def read_csv(text: str) -> tuple[Expectation, ...]:
-    """Expectations from CSV with a header line; lines that start with # are comments. Raises `BadExpectations`."""
+def read_csv(text: str, methods: frozenset[str] = frozenset()) -> tuple[Expectation, ...]:
+    """Expectations from CSV with a header line; lines that start with # are comments. Raises `BadExpectations`.
+
+    `methods` are those of extensions of MCP.
+    """
     header: list[str] | None = None
     found = []
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
@@ -105,7 +114,7 @@ def read_csv(text: str) -> tuple[Expectation, ...]:
         if len(fields) > len(header):
             raise BadExpectations(number, f"{len(fields)} fields under a header of {len(header)}")
         cells = {key: value for key, value in zip(header, fields, strict=False) if value}
-        found.append(_expectation(number, _typed_cells(number, cells)))
+        found.append(_expectation(number, _typed_cells(number, cells), methods))
     if not found:
         raise BadExpectations(0, "there are no expectations in it")
     return tuple(found)
@@ -139,7 +148,7 @@ def _typed_cells(number: int, cells: Mapping[str, str]) -> dict[str, Any]:
     return typed
 
 
-def _read_node(node: yaml.Node) -> Expectation:
+def _read_node(node: yaml.Node, methods: frozenset[str]) -> Expectation:
     line = node.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
         raise BadExpectations(line, "an expectation is a mapping with subject, method, name and expect")
@@ -155,10 +164,10 @@ def _read_node(node: yaml.Node) -> Expectation:
             fields[key.value] = loader.construct_object(value, deep=True)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise BadExpectations(where, f"{key.value} cannot be read") from None
-    return _expectation(line, fields)
+    return _expectation(line, fields, methods)
 
 
-def _expectation(line: int, fields: Mapping[str, Any]) -> Expectation:
+def _expectation(line: int, fields: Mapping[str, Any], methods: frozenset[str]) -> Expectation:
     for field in _REQUIRED:
         if field not in fields:
             raise BadExpectations(line, f"{field} is missing")
@@ -177,16 +186,17 @@ def _expectation(line: int, fields: Mapping[str, Any]) -> Expectation:
     rule = fields.get("rule")
     if rule is not None and (isinstance(rule, bool) or not isinstance(rule, int) or rule < 0):
         raise BadExpectations(line, f"rule is the number of a line, not {rule!r}")
-    return Expectation(
-        line,
-        fields["subject"],
-        fields["method"],
-        fields.get("name", ""),
-        arguments,
-        _roles(line, fields.get("roles", [])),
-        fields["expect"] == "allow",
-        rule,
-    )
+    roles = _roles(line, fields.get("roles", []))
+    method, name = fields["method"], fields.get("name")
+    _check_asked(line, method, name, methods)
+    return Expectation(line, fields["subject"], method, name or "", arguments, roles, fields["expect"] == "allow", rule)
+
+
+def _check_asked(line: int, method: str, name: str | None, methods: frozenset[str]) -> None:
+    if odd := oddity(method, name or "", methods):
+        raise BadExpectations(line, odd)
+    if name is None and method in MUST_NAME:
+        raise BadExpectations(line, f"name is missing: {method} always names something")
 
 
 def _is_json(value: Any) -> bool:
@@ -198,8 +208,8 @@ def _is_json(value: Any) -> bool:
 
 def _roles(line: int, roles: Any) -> tuple[str, ...]:
     if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
-        raise BadExpectations(line, "roles is a list of names like role:reader")
-    for role in roles:
-        if not role.startswith(_ROLE) or role == _ROLE:
-            raise BadExpectations(line, f"roles are named role:something, not {role!r}")
-    return tuple(roles)
+        raise BadExpectations(line, "roles is a list of names like reader or role:reader")
+    try:
+        return tuple(dict.fromkeys(map(role_name, roles)))
+    except ValueError as error:
+        raise BadExpectations(line, f"roles has {error}") from None

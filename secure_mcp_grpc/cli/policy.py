@@ -82,10 +82,11 @@ def ask_expected(
     Each expectation has subject, method, name, args, roles, expect (allow or deny) and perhaps rule, the number of
     the line that must decide.
     """
-    wanted = policy_input.expectations(expectations)
+    files = Files.find(policy, model, home, config)
+    wanted = policy_input.expectations(expectations, files.methods)
     from authz_service.workbench.expectations import failures
 
-    book = Files.find(policy, model, home, config).load()
+    book = files.load()
     failed = list(failures(book.policy, wanted))
     printer = Printer(as_json=as_json)
     if as_json:
@@ -131,7 +132,9 @@ def explain(
 ) -> None:
     """Say whether a call is allowed, by which rule and roles, and what would change that."""
     asked = policy_input.arguments(args), policy_input.role_names(roles)
-    book = Files.find(policy, model, home, config).load()
+    files = Files.find(policy, model, home, config)
+    book = files.load()
+    policy_input.hint(method, name, files.methods)
     from authz_service.workbench.explain import Question
     from authz_service.workbench.explain import explain as explain_call
 
@@ -165,7 +168,9 @@ def who_can(
     as_json: JsonOption = False,
 ) -> None:
     """List the identities and roles that may do it, by which rules, roles and conditions."""
-    book = _plain(Files.find(policy, model, home, config).load())
+    files = Files.find(policy, model, home, config)
+    book = _plain(files.load())
+    policy_input.hint(method, name, files.methods)
     rows = []
     for subject in book.subjects():
         effect = book.effect(subject, method, name)

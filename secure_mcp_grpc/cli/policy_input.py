@@ -28,6 +28,7 @@ __all__ = [
     "PolicyOption",
     "arguments",
     "expectations",
+    "hint",
     "moment",
     "read",
     "role_names",
@@ -44,7 +45,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 
 _AGO: Final = re.compile(r"([0-9]{1,9})\s*([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_ROLE: Final = "role:"
 
 
 def read(path: Path) -> bytes:
@@ -77,7 +77,7 @@ class Files:
             policy or own,
             model or settings.model_file,
             settings.tools_file,
-            settings.token_roles,
+            settings.token_roles or settings.brings_roles,
             frozenset(settings.extra_methods),
         )
 
@@ -121,21 +121,31 @@ def arguments(text: str) -> dict[str, Any]:
 
 def role_names(text: str) -> tuple[str, ...]:
     """`reader,writer` as policy names them: `role:reader`, `role:writer`."""
-    names = [name.strip() for name in text.split(",")]
-    roles = [name if name.startswith(_ROLE) else f"{_ROLE}{name}" for name in names if name]
-    if _ROLE in roles:
-        raise UserError("--roles has a role without a name")
-    return tuple(dict.fromkeys(roles))
+    with _engine():
+        from authz_service.workbench.questions import role_name
+
+    try:
+        return tuple(dict.fromkeys(role_name(name) for name in text.split(",") if name.strip()))
+    except ValueError as error:
+        raise UserError(f"--roles has {error}") from None
 
 
-def expectations(path: Path) -> "tuple[Expectation, ...]":
-    """CSV where the name ends so, YAML otherwise."""
+def hint(method: str, name: str, methods: frozenset[str]) -> None:
+    """Says on standard error if no client asks this; `methods` are those of extensions."""
+    from authz_service.workbench.questions import oddity
+
+    if odd := oddity(method, name, methods):
+        typer.echo(f"hint: {odd}", err=True)
+
+
+def expectations(path: Path, methods: frozenset[str]) -> "tuple[Expectation, ...]":
+    """CSV where the name ends so, YAML otherwise; `methods` are those of extensions."""
     with _engine():
         from authz_service.workbench.expectations import BadExpectations, read_csv, read_yaml
 
     try:
         text = read(path).decode()
-        return read_csv(text) if path.suffix.lower() == ".csv" else read_yaml(text)
+        return (read_csv if path.suffix.lower() == ".csv" else read_yaml)(text, methods)
     except UnicodeDecodeError:
         raise UserError(f"{path}: the text is not UTF-8") from None
     except BadExpectations as error:

@@ -75,6 +75,23 @@ def test_check_knows_what_the_services_settings_say(policy: Path, tmp_path: Path
     assert_one_line(run("check", policy, env={"MCP_AUTHZ_TOKEN_ROLES": "perhaps"}), "MCP_AUTHZ_TOKEN_ROLES", "perhaps")
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "issuers: [{name: corp, issuer: 'https://idp.example', audience: mcp, roles_claim: groups}]",
+        "authenticators: [x509, other]",
+        "token_roles: true",
+    ],
+)
+def test_check_accepts_a_role_wherever_the_service_does(policy: Path, tmp_path: Path, setting: str) -> None:
+    """Ours: tokens bring roles by an issuer's roles_claim, too: what the service loads, check does not refuse."""
+    config = tmp_path / "sidecar.yaml"
+    config.write_text(f"authz: {{{setting}}}\n")
+    result = run("check", policy, "--config", config)
+
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+
+
 def test_warnings_count_only_when_strict(tmp_path: Path) -> None:
     """Issue 3: check has refusals and warnings."""
     odd = tmp_path / "odd.csv"
@@ -92,13 +109,15 @@ def test_warnings_count_only_when_strict(tmp_path: Path) -> None:
             "- {subject: model-a, method: tools/call, name: query_db, args: {limit: 100}, expect: allow, rule: 2}\n"
             "- {subject: model-a, method: tools/call, name: git_push, expect: deny, rule: 4}\n"
             "- {subject: 'user:idp:ann', method: tools/call, name: git_log, roles: ['role:user'], expect: allow}\n"
+            "- {subject: 'user:idp:ann', method: tools/call, name: git_log, roles: [user], expect: allow}\n"
             "- {subject: model-b, method: tools/list, expect: deny, rule: 0}\n",
         ),
         (
             "good.csv",
             "subject, method, name, args, roles, expect, rule\n"
             '# comment\nmodel-a, tools/call, query_db, "{""limit"": 100}", , allow, 2\n'
-            "user:idp:ann, tools/call, git_log, , role:user, allow\n",
+            "user:idp:ann, tools/call, git_log, , role:user, allow\n"
+            "user:idp:ann, tools/call, git_log, , other user, allow\n",
         ),
     ],
 )
@@ -135,7 +154,7 @@ def test_a_failed_expectation_names_the_rule_that_decided(policy: Path, tmp_path
         ("e.yaml", "- {subject: a, method: b, expect: maybe}\n", (":1:", "maybe")),
         (
             "e.yaml",
-            "- {subject: a, method: b, expect: allow}\n- {subject: a, method: b, expct: deny}\n",
+            "- {subject: a, method: ping, expect: allow}\n- {subject: a, method: b, expct: deny}\n",
             (":2:", "expct"),
         ),
         ("e.yaml", "- subject: a\n  method: b\n  subject: c\n  expect: deny\n", (":3:", "twice")),
@@ -143,7 +162,24 @@ def test_a_failed_expectation_names_the_rule_that_decided(policy: Path, tmp_path
         ("e.yaml", "- {subject: 7, method: b, expect: deny}\n", (":1:", "subject", "7")),
         ("e.yaml", "- {subject: a, method: b, expect: deny, args: [1]}\n", (":1:", "args")),
         ("e.yaml", "- {subject: a, method: b, expect: deny, args: {d: 2026-01-01}}\n", (":1:", "quotes")),
-        ("e.yaml", "- {subject: a, method: b, expect: deny, roles: [reader]}\n", (":1:", "role:something")),
+        ("e.yaml", "- {subject: a, method: b, expect: deny, roles: ['role:']}\n", (":1:", "role without a name")),
+        ("e.yaml", "- {subject: a, method: b, expect: deny, roles: ['']}\n", (":1:", "role without a name")),
+        ("e.yaml", "- {subject: a, method: b, expect: deny, roles: reader}\n", (":1:", "list of names")),
+        (
+            "e.yaml",
+            "- {subject: a, method: ping, expect: deny}\n- {subject: a, method: tool/call, name: x, expect: deny}\n",
+            (":2:", "no client sends the method tool/call; perhaps tools/call?"),
+        ),
+        ("e.yaml", "- {subject: a, method: tools/*, name: x, expect: deny}\n", (":1:", "tools/*")),
+        ("e.yaml", "- {subject: a, method: acme/d, expect: deny}\n", (":1:", "acme/d; perhaps acme/do?")),
+        (
+            "e.yaml",
+            "- {subject: a, method: tools/list, name: x, expect: deny}\n",
+            (":1:", "tools/list names nothing that could be x; leave the name out"),
+        ),
+        ("e.yaml", "- {subject: a, method: tools/call, expect: deny}\n", (":1:", "name is missing")),
+        ("e.csv", "subject, method, name, expect\na, tools/cal, x, deny\n", (":2:", "tools/cal; perhaps")),
+        ("e.csv", "subject, method, name, expect\na, tools/call, , deny\n", (":2:", "name is missing")),
         ("e.yaml", "- {subject: a, method: b, expect: deny, rule: first}\n", (":1:", "first")),
         ("e.yaml", "a: [\n", (":2:", "not YAML")),
         ("e.yaml", "", ("list",)),
@@ -167,11 +203,54 @@ def test_bad_expectations_are_named_with_their_line(
     file = tmp_path / name
     file.write_text(text)
     with pytest.raises(UserError) as refused:
-        policy_input.expectations(file)
+        policy_input.expectations(file, frozenset({"acme/do"}))
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith(str(file))
     for word in words:
         assert word in str(refused.value), refused.value
+
+
+def test_a_misspelt_method_is_no_expectation(policy: Path, tmp_path: Path) -> None:
+    """Ours: "deny" of what nobody can send holds under every policy and would pass for ever."""
+    file = tmp_path / "expected.yaml"
+    file.write_text("- {subject: model-a, method: tool/call, name: git_push, expect: deny}\n")
+
+    assert_one_line(run("test", file, "--policy", policy), f"{file}:1: ", "perhaps tools/call?")
+    assert_one_line(run("test", file, "--policy", "nowhere.csv"), f"{file}:1: ")
+
+
+def test_an_extensions_method_may_be_expected(policy: Path, tmp_path: Path) -> None:
+    """Ours: `extra_methods` counts for expectations and questions as it does for rules."""
+    file, config = tmp_path / "expected.yaml", tmp_path / "sidecar.yaml"
+    file.write_text("- {subject: model-a, method: acme/do, expect: deny}\n")
+    config.write_text("authz: {extra_methods: [acme/do]}\n")
+
+    assert run("test", file, "--policy", policy, "--config", config).returncode == 0
+    assert_one_line(run("test", file, "--policy", policy), "acme/do")
+    assert run("explain", "model-a", "acme/do", "--policy", policy, "--config", config).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        (("tool/call", "git_log"), "hint: no client sends the method tool/call; perhaps tools/call?\n"),
+        (("qqq",), "hint: no client sends the method qqq\n"),
+        (("tools/list", "x"), "hint: tools/list names nothing that could be x; leave the name out\n"),
+        (("tools/list",), ""),
+        (("tools/call", "git_log"), ""),
+        (("completion/complete",), ""),
+    ],
+)
+def test_a_question_that_nobody_can_ask_is_answered_with_a_hint(
+    policy: Path, asked: tuple[str, ...], hint: str
+) -> None:
+    """Ours: the answer stays on standard output, so that scripts go on working."""
+    for command in (("explain", "model-a"), ("who-can",)):
+        result = run(*command, *asked, "--policy", policy, "--json")
+
+        assert result.returncode == 0
+        assert result.stderr == hint
+        assert json.loads(result.stdout) or command == ("who-can",)
 
 
 def test_explain_names_rule_roles_condition_and_what_would_change_it(policy: Path) -> None:
@@ -270,7 +349,7 @@ def test_diff_says_who_gains_and_loses(policy: Path, tmp_path: Path) -> None:
     assert ["model-b", "gains", "tools/call", "git_log", "no", "yes", "", "5", ""] in rows
     changed = [
         "model-a",
-        "changes",
+        "loses",
         "tools/call",
         "query_db",
         "if args.limit <= 100",

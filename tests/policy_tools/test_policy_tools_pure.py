@@ -22,6 +22,7 @@ from mcp_bridge.sanitize import sanitized
 patterns = st.text("ab*", max_size=6)
 
 
+@settings(deadline=None)
 @given(patterns, patterns, st.text("ab", max_size=7))
 def test_what_patterns_have_in_common_is_inside_both(one: str, other: str, text: str) -> None:
     """Ours: and there is something exactly where some text matches both."""
@@ -32,13 +33,14 @@ def test_what_patterns_have_in_common_is_inside_both(one: str, other: str, text:
         assert common(one, other)
 
 
+@settings(deadline=None)
 @given(lines)
 def test_a_policy_does_not_differ_from_itself(text: list[str]) -> None:
     """Issue 3: diff(A, A) is empty."""
     assert compare(accepted(text), accepted(text)).changes == ()
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(lines, lines)
 def test_every_difference_is_confirmed_by_the_engine(old_lines: list[str], new_lines: list[str]) -> None:
     """Issue 3: every gain or loss that diff reports is so for the engine, on a representative."""
@@ -58,7 +60,7 @@ def test_every_difference_is_confirmed_by_the_engine(old_lines: list[str], new_l
         assert change.before != change.after
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(lines, st.one_of(rules, groupings))
 def test_no_change_of_one_line_stays_unseen(text: list[str], line: str) -> None:
     """Ours: whatever one more line makes the engine answer differently, some change of diff is about."""
@@ -74,6 +76,87 @@ def test_no_change_of_one_line_stays_unseen(text: list[str], line: str) -> None:
             ), (subject, method, name, arguments)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        ("args.n <= 100", "args.n <= 50", "loses"),
+        ("args.n <= 50", "args.n <= 100", "gains"),
+        ("args.n >= 5", "args.n >= 5.5", "loses"),
+        ("args.n < -5", "args.n < 0", "gains"),
+        ("10 > args.n", "20 > args.n", "gains"),
+        ("0 < args.n <= 100", "0 < args.n <= 50", "loses"),
+        ("0 < args.n <= 100", "1 < args.n <= 100", "loses"),
+        ("args.s in ['a'] and len(args.s) < 9 and args.m", 'args.s in ["a"] && len(args.s) < 5 && args.m', "loses"),
+        ("args.n <= 100", "args.n <= 100.0", "changes"),
+        ("args.n <= 100", "args.n < 50", "changes"),
+        ("args.n <= 100", "args.m <= 50", "changes"),
+        ("args.n == 100", "args.n == 50", "changes"),
+        ("args.n[1] < 5", "args.n[2] < 5", "changes"),
+        ("args.n <= 100 and args.m <= 5", "args.n <= 50 and args.m <= 9", "changes"),
+        ("args.n <= 100 and args.m <= 5", "args.n <= 50 and args.m <= 4", "changes"),
+        ("args.n <= 100 or args.m", "args.n <= 50 or args.m", "changes"),
+        ("not args.n <= 100", "not args.n <= 50", "changes"),
+        ("args.n <= 100 and args.m", "args.n <= 50", "changes"),
+        ("args.n in [1, 2]", "args.n in [1, 3]", "changes"),
+    ],
+)
+def test_one_number_tells_which_of_two_conditions_is_narrower(before: str, after: str, kind: str) -> None:
+    """Ours: said only where the text makes it certain; for a deny it is the other way about."""
+    old, new = (book(f"p, m, tools/call, x, allow, {condition}") for condition in (before, after))
+    (change,) = compare(old, new).changes
+    assert change.kind == kind
+
+    old, new = (
+        book(f"p, m, tools/call, x, allow\np, m, tools/call, x, deny, {condition}") for condition in (before, after)
+    )
+    (change,) = compare(old, new).changes
+    assert change.kind == {"gains": "loses", "loses": "gains"}.get(kind, kind)
+
+
+def test_a_narrower_rule_that_goes_beside_a_wider_one_is_a_loss_as_text() -> None:
+    """Ours: what the text alone tells comes first."""
+    wide, narrow = (f"p, m, tools/call, x, allow, args.n <= {most}\n" for most in (100, 50))
+    (change,) = compare(book(wide + narrow), book(wide)).changes
+    assert change.kind == "loses"
+    (change,) = compare(book(wide + narrow), book(wide + narrow.replace("50", "60"))).changes
+    assert change.kind == "changes"
+
+
+CONJUNCTS = ("args.n <= 0", "args.n <= 1", "args.n < 2", "args.n < 1.5", "0 <= args.n < 2", "0 <= args.n < 1")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from((*CONJUNCTS, 'args.s == "x"', "args.b", "len(args.s) > 0")), min_size=1, max_size=3),
+    st.integers(0, 2),
+    st.sampled_from(CONJUNCTS),
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "n": st.one_of(st.integers(-1, 3), st.floats(), st.none(), st.text(max_size=1), st.booleans()),
+                "s": st.one_of(st.sampled_from(("", "x")), st.integers(0, 1)),
+                "b": st.one_of(st.booleans(), st.integers(0, 1)),
+            },
+        ),
+        min_size=5,
+        max_size=20,
+    ),
+)
+def test_narrower_is_so_for_the_engine(
+    conjuncts: list[str], place: int, other: str, calls: list[dict[str, Any]]
+) -> None:
+    """Ours: also where a condition cannot be evaluated, for what allows and for what denies."""
+    place %= len(conjuncts)
+    texts = (" and ".join(conjuncts), " and ".join([*conjuncts[:place], other, *conjuncts[place + 1 :]]))
+    for lines_of_one in ("p, m, tools/call, x, allow, {}", "p, m, tools/call, x, allow\np, m, tools/call, x, deny, {}"):
+        old, new = (book(lines_of_one.format(text)) for text in texts)
+        for change in compare(old, new).changes:
+            asked = [("m", "tools/call", "x", arguments) for arguments in calls]
+            answers = {(old.policy.judge(*one).allowed, new.policy.judge(*one).allowed) for one in asked}
+            assert {"gains": (True, False), "loses": (False, True)}.get(change.kind) not in answers
+
+
 def test_exceptions_of_a_wide_change_are_named() -> None:
     """Ours: "gains git_*" with "except git_push" is not "gains git_push"."""
     old = book("p, m, tools/call, git_log, allow\n")
@@ -84,7 +167,7 @@ def test_exceptions_of_a_wide_change_are_named() -> None:
     assert set(change.exceptions) == {("tools/call", "git_log"), ("tools/call", "git_push")}
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     lines,
     st.sampled_from(SUBJECTS),
@@ -116,6 +199,7 @@ json_values = st.recursive(
 keys = st.one_of(st.text(max_size=5), st.sampled_from(("limit", "token", "api_key", "sql")))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(keys, json_values, max_size=5), st.sampled_from((20, 60, 4096)))
 def test_known_arguments_are_what_was_called(arguments: dict[str, Any], max_bytes: int) -> None:
     """Ours: with the bridge's own sanitizer: whatever is not called hidden has its true value."""
@@ -149,6 +233,7 @@ def test_missing_cut_and_redacted_arguments_are_told_apart(text: str, called: An
     assert known_arguments(text, digest(called)).hidden == hidden
 
 
+@settings(deadline=None)
 @given(
     lines,
     st.sampled_from(SUBJECTS),
