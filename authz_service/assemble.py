@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -15,13 +15,15 @@ from authz_service.lists import FILTER, ListMetrics, Lists
 from authz_service.metrics import Metrics
 from authz_service.pipeline import Pipeline, Step, arrange
 from authz_service.policy import Policy
-from authz_service.policy_announcer import PolicyAnnouncer
 from authz_service.server import METHOD
 from authz_service.settings import AuthzSettings
 from authz_service.steps.identity import IdentityStep
 from authz_service.steps.message import MessageStep
 from authz_service.steps.policy import PolicyStep
 from authz_service.tokens.build import build_authenticators
+
+if TYPE_CHECKING:
+    from authz_service.policy_announcer import PolicyAnnouncer
 
 __all__ = ["Service", "assemble"]
 
@@ -44,7 +46,7 @@ class Service:
     """Run until they are cancelled; one that fails ends the service, which is then restarted."""
     components: dict[str, Callable[[], bool]] = field(default_factory=dict)
     """Name in grpc.health.v1 → whether it is well. The service as a whole depends on `journal` alone."""
-    announcer: PolicyAnnouncer | None = None
+    announcer: "PolicyAnnouncer | None" = None
     """Tells other sidecars of a policy that was loaded here, and hears of theirs; None without Redis."""
 
 

@@ -9,19 +9,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
-
-from redis.asyncio import Redis
+from typing import TYPE_CHECKING, Final
 
 from authz_service.limits_metrics import LimitsMetrics
-from authz_service.redis_link import RedisLink
-from authz_service.revocations import shared
 from authz_service.revocations.entry import Damaged, Entry, merged
 from authz_service.revocations.file import RevocationFile
 from authz_service.revocations.in_force import InForce
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.records import DecisionRecord, timestamp
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from authz_service.redis_link import RedisLink
 
 __all__ = ["Revocations", "record_of"]
 
@@ -43,7 +44,7 @@ class Revocations:
     def __init__(
         self,
         file: RevocationFile,
-        link: RedisLink | None,
+        link: "RedisLink | None",
         note: Callable[[DecisionRecord], None],
         metrics: LimitsMetrics,
         *,
@@ -73,6 +74,8 @@ class Revocations:
         metrics.revocations.set(self.in_force.size)
         self._running = {name for name, entry in self._known.items() if entry.in_force(self._now_us())}
         if link is not None:
+            from authz_service.revocations import shared
+
             link.subscribe(shared.CHANNEL, lambda _: link.poke())
             link.on_beat.append(self.sync)
 
@@ -115,8 +118,10 @@ class Revocations:
         else:
             self._problem("file", "")
 
-    async def sync(self, client: Redis) -> None:
+    async def sync(self, client: "Redis") -> None:
         """Merge with Redis, both ways, if it changed. Failures of Redis are the link's."""
+        from authz_service.revocations import shared
+
         now_s = time.monotonic()
         try:
             version = await shared.version(client)

@@ -8,7 +8,7 @@ from authz_service.quotas.takes import Counted
 from authz_service.shared_state import SHARED_STATE_LOST, SharedStateLost
 from authz_service.verdict import FAULT, Code, Deny
 
-__all__ = ["QuotaStep"]
+__all__ = ["QuotaStep", "Takes"]
 
 _MAX_SHOWN_CHARS = 200
 

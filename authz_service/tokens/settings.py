@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from authz_service.tokens.urls import check_url
 from secure_mcp_grpc.settings import CommonSettings
 
-__all__ = ["ASYMMETRIC", "BUILT_IN", "HMAC", "Issuer", "TokenSettings"]
+__all__ = ["ASYMMETRIC", "BUILT_IN", "HMAC", "JWT_ONLY", "Issuer", "TokenSettings"]
 
 ASYMMETRIC: Final = (
     *("RS256", "RS384", "RS512"),
@@ -18,6 +18,8 @@ ASYMMETRIC: Final = (
 )
 BUILT_IN: Final = ("jwt", "introspection")
 """Authenticators of this package."""
+JWT_ONLY: Final = ("mtls+jwt", "jwt")
+"""Authentication types that take no opaque tokens."""
 HMAC: Final = ("HS256", "HS384", "HS512")
 
 Text = Annotated[str, Field(min_length=1, max_length=2048)]

@@ -34,9 +34,10 @@ from token_kit import (
 )
 from unruly_issuer import UnrulyIssuer, answer, unruly_issuer
 
-from authz_service.tokens.build import Tokens, build_authenticators
+from authz_service.tokens.build import build_authenticators
 from authz_service.tokens.fetch import MAX_BYTES, Fetcher, FetchError
 from authz_service.tokens.keys import KeysError
+from authz_service.tokens.made import Tokens
 from authz_service.tokens.settings import TokenSettings
 from authz_service.tokens.sources import DiscoverySource
 from secure_mcp_grpc import certs
