@@ -28,7 +28,9 @@ class PolicyStep:
             case.user_roles = rulings[-1][1].roles
         for subject, ruling in rulings:
             if not ruling.allowed:
-                return refusal(subject, call, ruling)
+                roles = token_roles if subject == principal else ()
+                otherwise = not ruling.rule and case.policy.could(subject, call.method, [call.name], roles)[0]
+                return refusal(subject, call, ruling, otherwise=otherwise)
         if not rulings:
             return FAULT
         case.permit = Allow("; ".join(ruling.rule for _, ruling in rulings))
@@ -51,12 +53,16 @@ def judge_all(
     return rulings
 
 
-def refusal(subject: str, call: McpCall, ruling: Ruling) -> Deny:
-    """The peer learns that a rule forbids it, not which one: rules name other identities and tools."""
+def refusal(subject: str, call: McpCall, ruling: Ruling, *, otherwise: bool = False) -> Deny:
+    """The peer learns that a rule forbids it, not which one: rules name other identities and tools.
+
+    `otherwise`: with other arguments it could be allowed.
+    """
     if ruling.rule:
         sentence = f"{_attempt(subject, call)}: a rule forbids it"
         return Deny(Code.PERMISSION_DENIED, "denied_by_rule", sentence, ruling.rule)
-    return Deny(Code.PERMISSION_DENIED, "not_permitted", f"{_attempt(subject, call)}: no rule allows it")
+    hint = " with these arguments" if otherwise else ""
+    return Deny(Code.PERMISSION_DENIED, "not_permitted", f"{_attempt(subject, call)}: no rule allows it{hint}")
 
 
 def _attempt(subject: str, call: McpCall) -> str:

@@ -60,6 +60,7 @@ async def send_traffic(address: str, certs: Path, repository: Path, *, burst: in
     async with _client(log, address, certs / "model-b") as client:
         await _list(log, "model-b", client, shows="git_log", hides="git_commit")
         await _call(log, "model-b", client, "git_log", {**repo, "max_count": 1}, "allowed")
+        await _call(log, "model-b", client, "git_log", {**repo, "max_count": 1000}, "denied")
         await _call(log, "model-b", client, "git_commit", {**repo, "message": "Not allowed"}, "denied")
         await _call(log, "model-b", client, "git_checkout", {**repo, "branch_name": "main"}, "denied")
         await _call(log, "model-b", client, "get_current_time", {"timezone": "UTC"}, "denied")

@@ -79,6 +79,22 @@ def test_refusal_says_who_what_and_why(make_checker: Make, request_of: tuple[str
     assert answer.metadata["decision"] == "deny"
 
 
+def test_refusal_tells_wrong_arguments_from_wrong_tools(make_checker: Make) -> None:
+    """Ours: a caller that may use the tool otherwise should know that it can; what the rule says stays ours."""
+    checker = make_checker(b"p, model-a, tools/call, query, allow, args.limit <= 100\n")
+    sentences = []
+    for name, arguments in (("query", {"limit": 500}), ("query", {}), ("drop", {"limit": 5})):
+        answer = answered(checker.check(check_request(name=name, arguments=arguments).SerializeToString()))
+        assert answer.code == 7
+        sentences.append(unquote(answer.headers["grpc-message"]))
+
+    assert sentences == [
+        "model-a may not call query: no rule allows it with these arguments",
+        "model-a may not call query: no rule allows it with these arguments",
+        "model-a may not call drop: no rule allows it",
+    ]
+
+
 def test_rule_behind_a_refusal_goes_to_the_journal_and_not_to_the_peer(make_checker: Make, tmp_path: Path) -> None:
     """Ours: rules name other identities and tools."""
     answer = answered(

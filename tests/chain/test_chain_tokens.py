@@ -80,7 +80,12 @@ def test_a_user_with_the_role_may_call_within_the_condition(stack: Stack) -> Non
 @pytest.mark.parametrize(
     ("subject", "roles", "text", "sentence"),
     [
-        ("alice", ("--role", "analyst"), "x" * 21, "user:dev:alice may not call echo: no rule allows it"),
+        (
+            "alice",
+            ("--role", "analyst"),
+            "x" * 21,
+            "user:dev:alice may not call echo: no rule allows it with these arguments",
+        ),
         ("alice", (), "hello", "user:dev:alice may not call echo: no rule allows it"),
         ("bob", ("--role", "other"), "hello", "user:dev:bob may not call echo: no rule allows it"),
     ],
