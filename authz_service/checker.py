@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
@@ -14,7 +15,7 @@ from authz_service.journal import Journal, JournalUnavailableError
 from authz_service.metrics import Metrics
 from authz_service.pipeline import Pipeline
 from authz_service.policy import Policy
-from authz_service.verdict import FAULT, JOURNAL_UNAVAILABLE, Allow, Code, Deny
+from authz_service.verdict import FAULT, JOURNAL_UNAVAILABLE, REASONS, Allow, Code, Deny
 from secure_mcp_grpc import headers
 
 __all__ = ["Checker"]
@@ -22,6 +23,7 @@ __all__ = ["Checker"]
 logger = logging.getLogger(__name__)
 
 _MAX_REQUEST_ID_CHARS: Final = 128
+_REASONS: Final = frozenset(REASONS)
 _UNREADABLE: Final = Deny(Code.INVALID_ARGUMENT, "malformed", "the request cannot be read")
 
 Verdict = Allow | Deny
@@ -79,6 +81,8 @@ class Checker:
 
     def _conclude(self, case: Case, verdict: Verdict, started: float) -> bytes:
         try:
+            if isinstance(verdict, Deny) and verdict.reason not in _REASONS:  # an extension's own word
+                verdict = replace(verdict, reason="refused_by_extension")
             reason, response = self._record_and_answer(case, verdict)
         except Exception:
             logger.exception("answer_failed")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Literal
 
+from secure_mcp_grpc.authenticators import RefusalReason
+
 __all__ = ["FAULT", "HTTP_STATUS", "JOURNAL_UNAVAILABLE", "REASONS", "TIMEOUT", "Allow", "Code", "Deny", "Reason"]
 
 Reason = Literal[
@@ -17,18 +19,7 @@ Reason = Literal[
     "principal_mismatch",
     "no_token",
     "token_not_accepted",
-    "token_malformed",
-    "token_algorithm",
-    "token_signature",
-    "token_issuer",
-    "token_audience",
-    "token_expired",
-    "token_not_yet_valid",
-    "token_type",
-    "token_claims",
-    "token_unbound",
-    "token_inactive",
-    "token_unverifiable",
+    RefusalReason,
     "revoked",
     "quarantined",
     "quota_exceeded",

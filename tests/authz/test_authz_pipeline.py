@@ -88,6 +88,19 @@ async def test_extension_cannot_permit(answer: Any, journal: Journal) -> None:
         assert answered(response if isinstance(response, bytes) else await response).code == Code.INTERNAL
 
 
+async def test_reason_that_nobody_knows_is_recorded_as_an_extension_s(journal: Journal, tmp_path: Path) -> None:
+    """Ours: reasons are a closed list in records and metrics; an extension's own word must not break the answer."""
+    extension = Asked("extension", [], lambda _: Deny(Code.PERMISSION_DENIED, "sunday", "not on Sundays"))  # type: ignore[arg-type]
+    metrics = Metrics(CollectorRegistry())
+    checker = Checker(policy_of(b""), Pipeline([extension], timeout_s=1), journal, metrics)
+
+    response = checker.check(check_request().SerializeToString())
+
+    assert isinstance(response, bytes)
+    assert answered(response).headers["grpc-message"] == "not on Sundays"
+    assert records(tmp_path / "journal")[-1]["reason"] == "refused_by_extension"
+
+
 def built_in() -> dict[str, tuple[Step, ...]]:
     steps: dict[str, tuple[Step, ...]] = {name: (Asked(name, []),) for name in BUILT_IN}
     steps["identity"] = (IdentityStep("mtls", IdentityReader(["mcp.internal"], 16), ()), MessageStep(1_000_000))
