@@ -51,15 +51,19 @@ _SAYS_NOTHING = frozenset({"DI", "RFCF"})
 _CANCELLED, _RESOURCE_EXHAUSTED, _UNAVAILABLE = 1, 8, 14
 
 
-def outcome(*, decision: str, grpc_status: int, http_status: int, flags: Collection[str], details: str) -> str:
+def outcome(
+    *, decision: str, reason: str = "", grpc_status: int, http_status: int, flags: Collection[str], details: str
+) -> str:
     """One of `OUTCOMES`; the first that fits.
 
     `grpc_status` is -1 where none was sent. An MCP error travels with gRPC OK
     and is `allowed`. What authorization denied is `denied` however the
-    connection ended; an answer of the RBAC filter is a refusal that authorization
+    connection ended, unless a quota was its reason; an answer of the RBAC filter is a refusal that authorization
     did not make, and counts as `denied` too. `public` is what Envoy itself tells
     anybody: protected-resource metadata (RFC 9728).
     """
+    if decision == "deny" and reason == "quota_exceeded":
+        return "limited"
     if decision == "deny" or details.startswith("rbac_access_denied"):
         return "denied"
     if "RL" in flags or details == "local_rate_limited":

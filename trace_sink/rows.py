@@ -111,6 +111,7 @@ def _request(entry: Http, source: Source) -> TableRow | None:
         _name(decision.get("tool", "")),
         outcome(
             decision=decision.get("decision", ""),
+            reason=decision.get("reason", ""),
             grpc_status=grpc_status,
             http_status=http_status,
             flags=flags,

@@ -73,6 +73,21 @@ def test_outcome(decision: str, grpc_status: int, http_status: int, flags: str, 
     assert found == expected
 
 
+def test_call_over_a_quota_is_limited_like_one_over_a_rate() -> None:
+    """Ours: who limits, Envoy or authz_service, is a matter of settings."""
+    denied = {
+        "decision": "deny",
+        "grpc_status": 8,
+        "http_status": 200,
+        "flags": ["UAEX"],
+        "details": "ext_authz_denied",
+    }
+
+    assert outcome(reason="quota_exceeded", **denied) == "limited"
+    assert outcome(reason="too_large", **denied) == "denied"
+    assert outcome(reason="quota_exceeded", **{**denied, "decision": "allow"}) != "allowed"
+
+
 def test_every_flag_of_envoy_has_a_name() -> None:
     """Envoy: ResponseFlags; `unauthorized_details` is a message and named UAEX."""
     fields = {field.name for field in accesslog_pb2.ResponseFlags.DESCRIPTOR.fields}
