@@ -184,7 +184,7 @@ def _show(error: Any) -> int:
         kind, code = f"MCP error {error.error.code}", _MCP_ERROR
     else:
         kind, code = status, _EXIT_CODES.get(status, _UNAVAILABLE)
-    Console(stderr=True).print(f"[bold red]{kind}[/]: {escape(error.error.message)}", highlight=False)
+    Console(stderr=True).print(f"[bold red]{kind}[/]: {escape(error.error.message)}", highlight=False, soft_wrap=True)
     return code
 
 
