@@ -21,6 +21,7 @@ __all__ = [
     "END_SESSION",
     "LISTEN",
     "REPLY",
+    "STRICT_JSON",
     "TRANSPORT",
     "Malformed",
     "McpCall",
@@ -172,7 +173,7 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
     with both is refused. Raises `Malformed`.
     """
     try:
-        value = _DECODER.decode(text.decode())
+        value = STRICT_JSON.decode(text.decode())
     except Malformed:
         raise
     except (ValueError, RecursionError):
@@ -246,4 +247,5 @@ def _no_constant(name: str) -> NoReturn:
     raise Malformed(f"{name} is not JSON")
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+STRICT_JSON: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+"""Refuses, with `ValueError`, what two parsers may read differently: a key that stands twice, NaN, infinities."""

@@ -78,7 +78,6 @@ class Verifier:
         self._chains: dict[str, Chain] = {}
         self._current: Chain | None = None
         self._run: Finding | None = None
-        self._unreadable = 0
 
     @property
     def chains(self) -> dict[str, Chain]:
@@ -169,13 +168,15 @@ class Verifier:
         """A line that is no record stands where a record stood, or between two."""
         chain = self._chains.get(name[0]) if name else self._current
         if chain is None:
-            self._unreadable += 1
             self._find("unreadable", *(name or ("", 0)), "no record can be read here", place)
             return
         self._find("unreadable", chain.name, name[1] if name else chain.next, "no record can be read here", place)
         self._lose(chain)
 
-    def _lose(self, chain: Chain) -> None:
+    def _lose(self, chain: Chain | None) -> None:
+        """A record of `chain` may have stood here; None before the first chain."""
+        if chain is None:
+            return
         chain.unreadable += 1
         if chain.last:
             chain.last, chain.last_too = "", chain.last
@@ -185,10 +186,7 @@ class Verifier:
         self._find_in_a_row("changed", head.chain, head.seq, "the content does not fit its hash", place)
         chain = self._chains.get(head.chain)
         if chain is None or (self._ordered and chain is not self._current):
-            if self._current is not None:
-                self._lose(self._current)
-            else:
-                self._unreadable += 1
+            self._lose(self._current)
         elif head.seq == chain.next:
             parts = split_line(line)
             chain.next += 1
@@ -269,10 +267,7 @@ class Verifier:
         elif seal is None:
             hint = "" if starts else " (or it is sealed with an HMAC key that was not given)"
             self._find_in_a_row("changed", head.chain, head.seq, f"the content does not fit its hash{hint}", place)
-            if self._current is not None:
-                self._lose(self._current)
-            else:
-                self._unreadable += 1
+            self._lose(self._current)
             return None
         return self._begin(head, seal, place, blind=blind)
 
@@ -295,7 +290,6 @@ class Verifier:
         if self._ordered:
             self._check_beginning(chain, place)
         self._chains[head.chain] = self._current = chain
-        self._unreadable = 0
         return chain
 
     def _check_beginning(self, chain: Chain, place: str) -> None:

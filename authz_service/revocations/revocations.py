@@ -8,7 +8,8 @@ what cannot be read changes nothing but the health.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from authz_service.limits_metrics import LimitsMetrics
@@ -102,7 +103,7 @@ class Revocations:
     async def look(self) -> None:
         """Take up what the file has that is new, and see that it has what we know."""
         self._end()
-        try:
+        with self._file_trouble():
             found = await asyncio.to_thread(self._file.changed)
             if found is not None:
                 self._to_push(self._apply(found.values()))
@@ -110,12 +111,6 @@ class Revocations:
             if self._unsaved:
                 self._unsaved = False
                 await self._save()
-        except Damaged as error:
-            self._problem("file", str(error))
-        except OSError as error:
-            self._unsaved = True
-            self._problem("file", f"{self._file.path}: {error.strerror or error}")
-        else:
             self._problem("file", "")
 
     async def sync(self, client: "Redis") -> None:
@@ -148,8 +143,14 @@ class Revocations:
 
     async def _persist(self) -> None:
         """Keep what Redis brought before it counts as known: a restart must not need Redis."""
-        try:
+        with self._file_trouble():
             await self._save()
+
+    @contextmanager
+    def _file_trouble(self) -> Iterator[None]:
+        """What is wrong with the file changes the health alone; what could not be written waits for the next look."""
+        try:
+            yield
         except Damaged as error:
             self._problem("file", str(error))
         except OSError as error:

@@ -2,12 +2,12 @@
 
 import re
 import unicodedata
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from authz_service.tokens import refusals
+from authz_service.tokens.jose import base64url
 from authz_service.tokens.settings import Issuer
 from secure_mcp_grpc.authenticators import Principal, Refusal
 from secure_mcp_grpc.calls import Malformed, check_name
@@ -63,7 +63,7 @@ def check_binding(bound_to: str, fingerprint: str) -> Refusal | None:
 
 def thumbprint(fingerprint: str) -> str:
     """Hex SHA-256 of a certificate → `x5t#S256`."""
-    return urlsafe_b64encode(bytes.fromhex(fingerprint)).rstrip(b"=").decode()
+    return base64url(bytes.fromhex(fingerprint))
 
 
 def _check(

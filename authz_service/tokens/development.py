@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import secrets
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,6 +14,9 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
+
+from authz_service.tokens.claims import thumbprint
+from authz_service.tokens.jose import base64url
 
 __all__ = ["AUDIENCE", "ISSUER", "NAME", "duration_s", "issue", "issuer_yaml", "jwks", "new_key", "read_key"]
 
@@ -89,7 +91,7 @@ def issue(
     if actors:
         claims["act"] = _act(actors)
     if fingerprint:
-        claims["cnf"] = {"x5t#S256": _b64(bytes.fromhex(fingerprint))}
+        claims["cnf"] = {"x5t#S256": thumbprint(fingerprint)}
     return jwt.encode(claims, key, algorithm="ES256", headers={"typ": "at+jwt", "kid": _kid(key)})
 
 
@@ -123,8 +125,4 @@ def _public(key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
 def _kid(key: ec.EllipticCurvePrivateKey) -> str:
     """RFC 7638: the thumbprint of the key."""
     members = {name: _public(key)[name] for name in ("crv", "kty", "x", "y")}
-    return _b64(hashlib.sha256(json.dumps(members, sort_keys=True, separators=(",", ":")).encode()).digest())
-
-
-def _b64(content: bytes) -> str:
-    return urlsafe_b64encode(content).rstrip(b"=").decode()
+    return base64url(hashlib.sha256(json.dumps(members, sort_keys=True, separators=(",", ":")).encode()).digest())

@@ -5,16 +5,16 @@ else: each part must be base64url in its one canonical form, and no JSON
 object may have a key twice.
 """
 
-import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from authz_service.tokens import refusals
 from authz_service.tokens.settings import ASYMMETRIC, HMAC
 from secure_mcp_grpc.authenticators import Refusal
+from secure_mcp_grpc.calls import STRICT_JSON
 
-__all__ = ["Unverified", "read_object", "read_token", "short_type"]
+__all__ = ["Unverified", "base64url", "read_object", "read_token", "short_type"]
 
 FORBIDDEN: Final = ("jku", "x5u", "jwk", "x5c", "crit", "b64", "zip", "enc")
 """Header parameters that name or bring a key, or change what a signature or payload means (RFC 8725, 3.1 and 3.10)."""
@@ -63,7 +63,7 @@ def short_type(typ: str) -> str:
 def read_object(text: bytes) -> dict[str, Any]:
     """A JSON object (UTF-8) in which no key appears twice, at any depth; raises `ValueError`."""
     try:
-        value = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = STRICT_JSON.decode(text.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
@@ -83,21 +83,15 @@ def _check_header(head: dict[str, Any]) -> Refusal | None:
     return None if isinstance(typ, str) else refusals.MALFORMED
 
 
+def base64url(content: bytes) -> str:
+    """RFC 7515, 2: base64url without padding."""
+    return urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
 def _part(text: str) -> bytes | None:
     """Base64url without padding; None for what no encoder writes (spare bits that are not zero, a lone character)."""
     try:
         content = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except ValueError:
         return None
-    return content if urlsafe_b64encode(content).rstrip(b"=") == text.encode() else None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key appears twice")
-    return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    return content if base64url(content) == text else None

@@ -127,9 +127,11 @@ def _say_if_nobody_listens(home: Path | None, desk: "Desk") -> None:
     from secure_mcp_grpc.stack.home import Home
     from secure_mcp_grpc.stack.supervisor import read_state
 
-    root = Home.locate(home).root
-    if not desk.shared and not read_state(Home(root).run_dir):
-        typer.echo(f"Nothing runs in {root}: this counts once a sidecar with that directory starts.", err=True)
+    directory = Home.locate(home)
+    if not desk.shared and not read_state(directory.run_dir):
+        typer.echo(
+            f"Nothing runs in {directory.root}: this counts once a sidecar with that directory starts.", err=True
+        )
 
 
 def _desk(home: Path | None) -> "Desk":

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,45 +13,25 @@ from typing import Any
 
 import grpc
 import pytest
-import yaml
-from chain_stack import Stack, make_home, make_repository, run_cli, sidecar_yaml, until
+from chain_stack import Stack, all_ready, run_cli, running, until
 
-from secure_mcp_grpc.stack.supervisor import read_state
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 from secure_mcp_grpc.v1 import mcp_transport_pb2_grpc as pb_grpc
 
-PARTS = {"store", "sink", "authz", "bridge", "envoy"}
+WITHOUT = ("dashboard",)
 
 
 def ready(stack: Stack) -> bool:
-    parts = read_state(stack.home.run_dir)
-    return set(parts) == PARTS and all(part["state"] == "ready" for part in parts.values())
+    return all_ready(stack.home, WITHOUT)
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """A sidecar without a dashboard, which anchors every second."""
-    root = Path(tempfile.mkdtemp(prefix="smg-"))
-    home = make_home(root)
-    config = sidecar_yaml(home, root / "recorder.txt", make_repository(root / "repository"))
-    document = yaml.safe_load(config.read_text())
-    document["authz"] |= {"anchor_interval_s": 1, "journal_rotate_bytes": 200_000}
-    config.write_text(yaml.safe_dump(document))
-    command = ("up", "--config", str(config), "--dir", str(root), "--without", "dashboard")
-    with (root / "up.log").open("wb") as log:
-        process = subprocess.Popen((sys.executable, "-m", "secure_mcp_grpc", *command), stdout=log, stderr=log)
-    stack = Stack(home, process, root / "recorder.txt", root / "repository")
-    try:
-        until(lambda: process.poll() is not None or ready(stack), 60)
-        assert process.poll() is None, (root / "up.log").read_text()
+    changes = {"authz": {"anchor_interval_s": 1, "journal_rotate_bytes": 200_000}}
+    with tempfile.TemporaryDirectory(prefix="smg-") as root, running(Path(root), changes, without=WITHOUT) as stack:
         asyncio.run(some_load(stack))
         yield stack
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0, (root / "up.log").read_text()
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(root)
 
 
 def verify(stack: Stack, *options: str) -> tuple[int, dict[str, Any]]:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from secure_mcp_grpc.stack.probes import endpoint
 from secure_mcp_grpc.stack.supervisor import read_state
 
 TRUST_DOMAIN = "test.mcp"
+PARTS = {"store", "sink", "authz", "bridge", "envoy", "dashboard"}
 RECORDER = Path(__file__).parent / "recorder_server.py"
 POLICY = """\
 p, role:session, server/discover, *, allow
@@ -178,21 +179,25 @@ def sidecar_yaml(
 
 @contextmanager
 def running(
-    root: Path, changes: Mapping[str, Mapping[str, Any]] | None = None, home: Home | None = None
+    root: Path,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    home: Home | None = None,
+    without: Sequence[str] = (),
 ) -> Iterator[Stack]:
     """`secure-mcp-grpc up` in a process of its own, until everything is ready; it must end in peace."""
+    left_out = [word for part in without for word in ("--without", part)]
     home = home or make_home(root)
     journal, repository = root / "recorder.txt", make_repository(root / "repository")
     config = sidecar_yaml(home, journal, repository, changes)
     with (root / "up.log").open("wb") as log:
         process = subprocess.Popen(
-            (sys.executable, "-m", "secure_mcp_grpc", "up", "--config", str(config), "--dir", str(root)),
+            (sys.executable, "-m", "secure_mcp_grpc", "up", "--config", str(config), "--dir", str(root), *left_out),
             stdout=log,
             stderr=log,
         )
     stack = Stack(home, process, journal, repository)
     try:
-        until(lambda: process.poll() is not None or all_ready(home), 60)
+        until(lambda: process.poll() is not None or all_ready(home, without), 60)
         assert process.poll() is None, (root / "up.log").read_text()
         yield stack
         process.send_signal(signal.SIGTERM)
@@ -202,11 +207,9 @@ def running(
         process.wait()
 
 
-def all_ready(home: Home) -> bool:
+def all_ready(home: Home, without: Sequence[str] = ()) -> bool:
     parts = read_state(home.run_dir)
-    return set(parts) == {"store", "sink", "authz", "bridge", "envoy", "dashboard"} and all(
-        part["state"] == "ready" for part in parts.values()
-    )
+    return set(parts) == PARTS - set(without) and all(part["state"] == "ready" for part in parts.values())
 
 
 def health(stack: Stack) -> dict[str, Any]:
