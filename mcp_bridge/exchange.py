@@ -121,6 +121,8 @@ class Exchange:
     """This is the `initialize` that `session` was just made for."""
     outbox: Outbox | None = None
     server: str = ""
+    finding: str = ""
+    """Stable code of what a guard found, such as `tool_drift`: for the record."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,9 @@ import grpc
 from mcp_bridge import wire
 from mcp_bridge.errors import HopError, malformed, session_unknown, timed_out, too_large
 from mcp_bridge.exchange import Caller, Exchange, Note, Outbox, Session, Upstream
-from mcp_bridge.listing import Lists
+from mcp_bridge.guards import Guard, chained
 from mcp_bridge.recording import Recorder, Visit
 from mcp_bridge.sessions import Sessions, using
-from mcp_bridge.upstreams.merge import LISTS
 from secure_mcp_grpc import headers, logs
 from secure_mcp_grpc.calls import Malformed, McpCall
 
@@ -63,7 +62,7 @@ class Executor:
         upstream: Upstream,
         sessions: Sessions,
         recorder: Recorder,
-        lists: Lists,
+        guards: Sequence[Guard],
         *,
         request_timeout_s: float,
         max_answer_bytes: int,
@@ -71,7 +70,7 @@ class Executor:
         self.upstream = upstream
         self._sessions = sessions
         self._recorder = recorder
-        self._lists = lists
+        self._guards = guards
         self._request_timeout_s = request_timeout_s
         self._max_answer_bytes = max_answer_bytes
         self._endless: set[Outbox] = set()
@@ -184,17 +183,23 @@ class Executor:
         endless = exchange.call.method in _ENDLESS
         if endless and exchange.outbox is not None:
             self._endless.add(exchange.outbox)
+
+        async def ask(one: Exchange) -> bytes:
+            try:
+                answer: bytes = await self._timed(visit, self.upstream.request(one), endless=endless)
+            finally:
+                visit.server = one.server
+            self._check_size(answer)
+            return answer
+
         try:
             with using(exchange.session):
-                answer: bytes = await self._timed(visit, self.upstream.request(exchange), endless=endless)
+                answer = await chained(self._guards, visit.caller, ask)(exchange)
         finally:
-            visit.server = exchange.server
+            visit.finding = exchange.finding
             if endless and exchange.outbox is not None:
                 self._endless.discard(exchange.outbox)
         self._check_size(answer)
-        if exchange.call.method in LISTS:
-            answer = await self._lists.filter(exchange, visit.caller, answer)
-            self._check_size(answer)
         return answer
 
     def _check_size(self, answer: bytes) -> None:

@@ -10,7 +10,7 @@ passed on.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import grpc
 import msgspec
@@ -19,12 +19,13 @@ from msgspec import Raw
 from mcp_bridge import wire
 from mcp_bridge.errors import HopError, overloaded, unavailable
 from mcp_bridge.exchange import Caller, Exchange
+from mcp_bridge.guards import Ask
 from mcp_bridge.upstreams.merge import LISTS
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.calls import Malformed, check_name
 from secure_mcp_grpc.v1 import policy_query_pb2 as pb
 
-__all__ = ["HIDDEN", "Lists", "Page", "PolicyLists", "Unfiltered", "authz_channel", "read_page", "write_page"]
+__all__ = ["HIDDEN", "Page", "PolicyLists", "authz_channel", "read_page", "write_page"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,21 +40,6 @@ _MAX_ASKED_CHARS: Final = 200_000
 _MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 _NOT_A_LIST: Final = HopError(grpc.StatusCode.INTERNAL, "the MCP server's list is not of MCP's form")
 _NOT_JUDGED: Final = HopError(grpc.StatusCode.INTERNAL, "the list could not be judged, so nothing of it is shown")
-
-
-class Lists(Protocol):
-    """How the answers to list methods are passed on."""
-
-    async def filter(self, exchange: Exchange, caller: Caller, answer: bytes) -> bytes:
-        """The JSON-RPC response that `caller` gets; raises `HopError`."""
-        ...
-
-
-class Unfiltered:
-    """As the server wrote them (setting `list_filter: off`)."""
-
-    async def filter(self, exchange: Exchange, caller: Caller, answer: bytes) -> bytes:
-        return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +58,18 @@ class Page:
 
 
 class PolicyLists:
-    """Shows what policy lets the caller use. `count` takes `shown`, `hidden` or `unusable`, and how many."""
+    """A `Guard`: shows what policy lets the caller use. `count` takes `shown`, `hidden` or `unusable`, and how many."""
 
     def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float, count: Callable[[str, int], None]) -> None:
-        self._filter = channel.unary_unary(_FILTER, pb.FilterRequest.SerializeToString, pb.FilterResponse.FromString)
+        self._query = channel.unary_unary(_FILTER, pb.FilterRequest.SerializeToString, pb.FilterResponse.FromString)
         self._timeout_s = timeout_s
         self._count = count
 
-    async def filter(self, exchange: Exchange, caller: Caller, answer: bytes) -> bytes:
+    async def request(self, exchange: Exchange, caller: Caller, ask: Ask) -> bytes:
+        answer = await ask(exchange)
+        return await self._filter(exchange, caller, answer) if exchange.call.method in LISTS else answer
+
+    async def _filter(self, exchange: Exchange, caller: Caller, answer: bytes) -> bytes:
         method = exchange.call.method
         try:
             envelope = wire.read_envelope(answer)
@@ -132,7 +122,7 @@ class PolicyLists:
 
     async def _ask(self, request: pb.FilterRequest) -> pb.FilterResponse:
         try:
-            response: pb.FilterResponse = await self._filter(request, timeout=self._timeout_s, wait_for_ready=True)
+            response: pb.FilterResponse = await self._query(request, timeout=self._timeout_s, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             logs.event(logger, logging.WARNING, "policy_not_asked", status=error.code().name)
             raise unavailable("authz_service did not say what of the list may be shown; try again") from None

@@ -39,6 +39,7 @@ class Visit:
     upstream_from: float = 0.0
     upstream_s: float = 0.0
     streamed: int = 0
+    finding: str = ""
 
 
 class Recorder:
@@ -92,6 +93,7 @@ class Recorder:
             request_bytes=visit.request_bytes,
             response_bytes=response_bytes,
             notifications=visit.streamed,
+            finding=visit.finding,
             arguments=sanitized(call.arguments, self._max_argument_bytes) if call else "",
         )
         return msgspec.json.encode(record)

@@ -11,7 +11,8 @@ from mcp_bridge import transport_service, typed_service
 from mcp_bridge.assemble import build_upstream
 from mcp_bridge.exchange import Upstream
 from mcp_bridge.execute import Executor
-from mcp_bridge.listing import Lists, PolicyLists, Unfiltered, authz_channel
+from mcp_bridge.guards import Guard
+from mcp_bridge.listing import PolicyLists, authz_channel
 from mcp_bridge.metrics import BridgeMetrics
 from mcp_bridge.recording import Recorder
 from mcp_bridge.sessions import Sessions
@@ -59,14 +60,14 @@ async def run(settings: BridgeSettings) -> None:
         async with (
             _upstream(build_upstream(settings, metrics)) as upstream,
             _sender(settings) as sender,
-            _lists(settings, metrics) as lists,
+            _guards(settings, metrics) as guards,
         ):
             sessions = Sessions(settings.max_sessions, settings.max_answer_bytes)
             executor = Executor(
                 upstream,
                 sessions,
                 Recorder(sender.offer, metrics, settings.max_argument_bytes),
-                lists,
+                guards,
                 request_timeout_s=settings.request_timeout_s,
                 max_answer_bytes=settings.max_answer_bytes,
             )
@@ -122,21 +123,23 @@ async def _sender(settings: BridgeSettings) -> AsyncIterator[AlsSender]:
 
 
 @asynccontextmanager
-async def _lists(settings: BridgeSettings, metrics: BridgeMetrics) -> AsyncIterator[Lists]:
-    """The way to policy."""
+async def _guards(settings: BridgeSettings, metrics: BridgeMetrics) -> AsyncIterator[list[Guard]]:
+    """What the settings put around each request, the outermost first."""
     if settings.list_filter == "off":
         logs.event(
             logger, logging.WARNING, "lists_not_filtered", setting="list_filter", effect="every caller sees every name"
         )
-        yield Unfiltered()
+        yield []
         return
     default = f"unix:{lifecycle.socket_path(settings.run_dir, 'authz').absolute()}"
     async with authz_channel(settings.authz_address or default) as channel:
-        yield PolicyLists(
-            channel,
-            timeout_s=settings.authz_timeout_s,
-            count=lambda result, items: metrics.list_items.labels(result).inc(items),
-        )
+        yield [
+            PolicyLists(
+                channel,
+                timeout_s=settings.authz_timeout_s,
+                count=lambda result, items: metrics.list_items.labels(result).inc(items),
+            )
+        ]
 
 
 async def _reap(executor: Executor, idle_s: float) -> None:

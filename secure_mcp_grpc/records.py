@@ -91,5 +91,7 @@ class InteractionRecord(msgspec.Struct, frozen=True, kw_only=True):
     response_bytes: int = 0
     notifications: int = 0
     """Messages streamed before the response."""
+    finding: str = ""
+    """Stable code of what a guard of the bridge found, such as `tool_drift`; empty mostly."""
     arguments: str = ""
     """Sanitized JSON of the arguments, cut at a configured size."""

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from mcp_bridge.client import grpc_transport
 from mcp_bridge.exchange import Upstream
 from mcp_bridge.execute import Executor
-from mcp_bridge.listing import Lists, Unfiltered
+from mcp_bridge.guards import Guard
 from mcp_bridge.metrics import BridgeMetrics
 from mcp_bridge.recording import Recorder
 from mcp_bridge.run import new_server
@@ -58,7 +58,7 @@ async def serving(
     *,
     request_timeout_s: float = 20.0,
     max_answer_bytes: int = 4 * 1024 * 1024,
-    lists: Lists | None = None,
+    guards: Sequence[Guard] = (),
 ) -> AsyncIterator[Bridge]:
     records: list[InteractionRecord] = []
 
@@ -71,7 +71,7 @@ async def serving(
         upstream,
         Sessions(100, max_answer_bytes),
         recorder,
-        lists or Unfiltered(),
+        guards,
         request_timeout_s=request_timeout_s,
         max_answer_bytes=max_answer_bytes,
     )

@@ -100,7 +100,7 @@ async def filtered(
 
     async with authz_channel(address) as channel:
         lists = PolicyLists(channel, timeout_s=timeout_s, count=count)
-        async with serving(upstream, lists=lists) as bridge:
+        async with serving(upstream, guards=[lists]) as bridge:
             yield bridge
 
 

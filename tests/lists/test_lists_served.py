@@ -52,6 +52,15 @@ def exchange(params: bytes = b"") -> Exchange:
     return Exchange(McpCall("tools/list", "", {}), b"1", params, read_meta(params))
 
 
+async def filtered(lists: PolicyLists, asked: Exchange, who: Caller, listed: bytes) -> bytes:
+    """What `who` gets of `listed`."""
+
+    async def ask(_one: Exchange) -> bytes:
+        return listed
+
+    return await lists.request(asked, who, ask)
+
+
 def answer(*names: str) -> bytes:
     tools = [{"name": name, "description": "d" * 10} for name in names]
     return msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}})
@@ -65,10 +74,10 @@ def names_in(response: bytes) -> list[str]:
 async def test_lists_come_out_as_policy_says(kind: ServerKind) -> None:
     """Issue 3: a caller sees what it may use, with and without a user behind it."""
     async with served(kind) as lists:
-        alone = await lists.filter(exchange(), caller("model-a"), answer("a1", "a2", "secret1"))
-        both = await lists.filter(exchange(), caller("model-a", "user:corp:ann"), answer("a1", "a2", "secret1"))
-        other = await lists.filter(exchange(), caller("model-a", "user:corp:bob"), answer("a1", "a2", "secret1"))
-        nobody = await lists.filter(exchange(), caller(""), answer("a1", "a2", "secret1"))
+        alone = await filtered(lists, exchange(), caller("model-a"), answer("a1", "a2", "secret1"))
+        both = await filtered(lists, exchange(), caller("model-a", "user:corp:ann"), answer("a1", "a2", "secret1"))
+        other = await filtered(lists, exchange(), caller("model-a", "user:corp:bob"), answer("a1", "a2", "secret1"))
+        nobody = await filtered(lists, exchange(), caller(""), answer("a1", "a2", "secret1"))
 
     assert [names_in(one) for one in (alone, both, other, nobody)] == [["a1", "secret1"], ["a1"], [], []]
 
@@ -78,9 +87,12 @@ async def test_reasons_come_from_all_identities_and_for_all_of_them(kind: Server
     """Issue 3: who may ask hears which identity is refused, and by which rule; both must have the right."""
     asking = exchange(b'{"_meta":{"secure-mcp-grpc/explain":true}}')
     async with served(kind) as lists:
-        alone = await lists.filter(asking, caller("model-a"), answer("a2"))
-        without = await lists.filter(asking, caller("model-a", "user:corp:ann"), answer("a2", "secret1"))
-        both = await lists.filter(asking, caller("model-a", "user:corp:ann", "role:auditor"), answer("a2", "secret1"))
+        alone = await filtered(lists, asking, caller("model-a"), answer("a2"))
+        without = await filtered(lists, asking, caller("model-a", "user:corp:ann"), answer("a2", "secret1"))
+        auditor = caller("model-a", "user:corp:ann", "role:auditor")
+        both = await filtered(lists, asking, auditor, answer("a2", "secret1"))
+            lists, asking, caller("model-a", "user:corp:ann", "role:auditor"), answer("a2", "secret1")
+        )
 
     assert msgspec.json.decode(alone)["result"]["_meta"][HIDDEN] == [
         {"name": "a2", "reason": "not_permitted", "message": "model-a may not call a2: no rule allows it"}
@@ -98,7 +110,7 @@ async def test_long_names_and_long_lists_fit(kind: ServerKind) -> None:
     wide = [f"ä{number}" + "ö" * 2000 + "1" for number in range(120)]
     many = [f"t{number}" for number in range(5000)]
     async with served(kind) as lists:
-        assert names_in(await lists.filter(exchange(), caller("model-a"), answer(*wide))) == wide
-        shown = names_in(await lists.filter(exchange(), caller("model-a"), answer(*many)))
+        assert names_in(await filtered(lists, exchange(), caller("model-a"), answer(*wide))) == wide
+        shown = names_in(await filtered(lists, exchange(), caller("model-a"), answer(*many)))
 
     assert shown == [name for name in many if name.endswith("1")]
