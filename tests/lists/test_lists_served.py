@@ -91,8 +91,6 @@ async def test_reasons_come_from_all_identities_and_for_all_of_them(kind: Server
         without = await filtered(lists, asking, caller("model-a", "user:corp:ann"), answer("a2", "secret1"))
         auditor = caller("model-a", "user:corp:ann", "role:auditor")
         both = await filtered(lists, asking, auditor, answer("a2", "secret1"))
-            lists, asking, caller("model-a", "user:corp:ann", "role:auditor"), answer("a2", "secret1")
-        )
 
     assert msgspec.json.decode(alone)["result"]["_meta"][HIDDEN] == [
         {"name": "a2", "reason": "not_permitted", "message": "model-a may not call a2: no rule allows it"}
