@@ -9,12 +9,16 @@ __all__ = ["HopError", "malformed", "overloaded", "session_unknown", "timed_out"
 
 
 class HopError(Exception):
-    """A hop failed: `code` and one sentence, both fit for the peer."""
+    """A hop failed: `code` and one sentence, both fit for the peer.
 
-    def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
+    `details` is a serialized `google.rpc.Status`, for the trailer `grpc-status-details-bin`.
+    """
+
+    def __init__(self, code: grpc.StatusCode, sentence: str, details: bytes = b"") -> None:
         super().__init__(sentence)
         self.code = code
         self.sentence = sentence
+        self.details = details
 
 
 def unavailable(sentence: str) -> HopError:
