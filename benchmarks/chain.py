@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from secure_mcp_grpc import certs
-from secure_mcp_grpc.cli.run import running
 from secure_mcp_grpc.stack.home import Home
 from secure_mcp_grpc.stack.probes import endpoint
+from secure_mcp_grpc.stack.running import running
 from secure_mcp_grpc.stack.supervisor import read_state
 
 __all__ = ["CLIENT", "DOMAIN", "chain", "settings_of"]

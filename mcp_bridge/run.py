@@ -23,7 +23,7 @@ from secure_mcp_grpc.headers import LOG_BRIDGE
 from secure_mcp_grpc.health import Health
 from secure_mcp_grpc.metrics import new_registry, serve_metrics
 
-__all__ = ["new_server", "run"]
+__all__ = ["new_server", "run", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +50,22 @@ def new_server(executor: Executor, *, max_request_bytes: int, max_answer_bytes: 
 
 
 async def run(settings: BridgeSettings) -> None:
-    """Serve until SIGTERM or SIGINT; then stop listening, drain, flush records, close upstreams."""
-    stopping = lifecycle.stop_event()
+    """Serve until SIGTERM or SIGINT."""
+    await serve(settings, None, lifecycle.stop_event())
+
+
+async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyncio.Event) -> None:
+    """Serve `given`, or the upstreams of the settings, until `stopping` is set.
+
+    Then stop listening, drain, flush records, close upstreams.
+    """
     run_dir = lifecycle.private_directory(settings.run_dir)
     socket = lifecycle.socket_path(run_dir, PART)
     registry = new_registry(PART)
     metrics = BridgeMetrics(registry)
     with serve_metrics(registry, settings.metrics_host, settings.metrics_port, PART) as metrics_address:
         async with (
-            _upstream(build_upstream(settings, metrics)) as upstream,
+            _upstream(given or build_upstream(settings, metrics)) as upstream,
             _sender(settings) as sender,
             _guards(settings, metrics) as guards,
         ):

@@ -1,11 +1,8 @@
 """`secure-mcp-grpc up` and `demo`."""
 
 import asyncio
-import contextlib
 import os
 import re
-import sys
-from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -19,7 +16,7 @@ from secure_mcp_grpc.errors import UserError
 if TYPE_CHECKING:
     from secure_mcp_grpc.stack.home import Home
 
-__all__ = ["demo", "running", "up"]
+__all__ = ["demo", "up"]
 
 _UPSTREAM_HELP = "URL of a streamable HTTP server (http://…/mcp), or an in-process server (package.module:server)."
 
@@ -105,60 +102,13 @@ def _variable(text: str) -> tuple[str, str]:
 
 async def _up(home: "Home", document: dict[str, Any], without: tuple[str, ...]) -> None:
     from secure_mcp_grpc.lifecycle import stop_event
+    from secure_mcp_grpc.stack.running import running
 
     stopping = stop_event()
     async with running(home, document, without=without, log_dir=None, stopping=stopping):
         if not stopping.is_set():
             _tell(home)
         await stopping.wait()
-
-
-@contextlib.asynccontextmanager
-async def running(
-    home: "Home",
-    document: dict[str, Any],
-    *,
-    stopping: asyncio.Event,
-    without: tuple[str, ...] = (),
-    log_dir: Path | None,
-) -> AsyncIterator[None]:
-    """The whole stack, up while the block runs; a `stopping` that is set meanwhile cuts the start short.
-
-    Parts log to our stderr, or to files in `log_dir`.
-    """
-    from secure_mcp_grpc.stack.compose import compose
-    from secure_mcp_grpc.stack.supervisor import Supervisor, hold_lock
-
-    home.prepare()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(hold_lock(home.run_dir))
-        stages = stack.enter_context(compose(home, document, without=without, text_logs=sys.stderr.isatty()))
-
-        def output(part: str) -> Any:
-            if log_dir is None:
-                return sys.stderr
-            return stack.enter_context((log_dir / f"{part}.log").open("a", encoding="utf-8"))
-
-        supervisor = Supervisor(stages, home.run_dir, output)
-        try:
-            await _unless(stopping, supervisor.start())
-            yield
-        finally:
-            await supervisor.stop()
-
-
-async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do `work`, but give it up as soon as `stopping` is set."""
-    working = asyncio.create_task(work)
-    waiting = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-    finally:
-        waiting.cancel()
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
 
 
 def _tell(home: "Home") -> None:

@@ -43,8 +43,8 @@ def run_demo(*, home: Path | None, once: bool, as_json: bool) -> int:
 
 
 async def _run(directory: Home, *, once: bool, as_json: bool) -> int:
-    from secure_mcp_grpc.cli.run import running
     from secure_mcp_grpc.stack.probes import endpoint
+    from secure_mcp_grpc.stack.running import running
 
     started = time.monotonic()
     console = Console(stderr=as_json, highlight=False)

@@ -19,6 +19,7 @@ from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.lifecycle import announce, write_by_rename
 from secure_mcp_grpc.settings import CONFIG_ENV
 from secure_mcp_grpc.stack.home import Home
+from secure_mcp_grpc.stack.hosted import Hosted
 from secure_mcp_grpc.stack.part import PartSpec
 from secure_mcp_grpc.stack.probes import envoy_ready, part_ready
 
@@ -49,10 +50,16 @@ GRPC_TUNING = {"GRPC_EXPERIMENTS": os.environ.get("GRPC_EXPERIMENTS", "-event_en
 
 @contextlib.contextmanager
 def compose(
-    home: Home, document: Mapping[str, Mapping[str, Any]], *, without: Sequence[str] = (), text_logs: bool = False
-) -> Iterator[Sequence[Sequence[PartSpec]]]:
+    home: Home,
+    document: Mapping[str, Mapping[str, Any]],
+    *,
+    without: Sequence[str] = (),
+    hosted: Sequence[Hosted] = (),
+    text_logs: bool = False,
+) -> Iterator[Sequence[Sequence[PartSpec | Hosted]]]:
     """The supervisor's stages for the sidecar that `document` (the sections of sidecar.yaml) describes.
 
+    A part in `hosted` takes the place of the process of its name.
     Raises `UserError` before anything starts for a missing extra, a busy port
     or a setting that is not of its form.
     """
@@ -73,12 +80,15 @@ def compose(
                 listeners[part] = stack.enter_context(_listen(part, sections.get(part, {}), default_port))
         if "store" in parts:
             _write_store_urls(home, listeners["store"].getsockname()[1])
-        python = {part: _python_part(home, part, env, listeners.get(part)) for part in parts}
+        python: dict[str, PartSpec | Hosted] = {
+            part: _python_part(home, part, env, listeners.get(part)) for part in parts
+        }
+        python |= {one.name: one for one in hosted}
         envoy = _EnvoyPart(home, {**os.environ, **env}, config)
         stack.enter_context(envoy_config.keeping_trust(envoy.settings))
         order = [["store"], ["sink"], ["authz", "bridge"]]
         stages = [[python[part] for part in stage if part in python] for stage in order]
-        last = [envoy.spec(), *([python["dashboard"]] if "dashboard" in python else [])]
+        last: list[PartSpec | Hosted] = [envoy.spec(), *([python["dashboard"]] if "dashboard" in python else [])]
         yield [*(stage for stage in stages if stage), last]
 
 

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.lifecycle import announcement_path, write_by_rename
+from secure_mcp_grpc.stack.hosted import Hosted, HostedPart
 from secure_mcp_grpc.stack.part import PartSpec, PartState, RunningPart
 
 __all__ = ["STATE_FILE", "Supervisor", "hold_lock", "read_state"]
@@ -32,15 +33,23 @@ class Supervisor:
     Every change of state is logged and written to `<run_dir>/supervisor.json`.
     """
 
-    def __init__(self, stages: Sequence[Sequence[PartSpec]], run_dir: Path, output: Callable[[str], TextIO]) -> None:
+    def __init__(
+        self, stages: Sequence[Sequence[PartSpec | Hosted]], run_dir: Path, output: Callable[[str], TextIO]
+    ) -> None:
         self._run_dir = run_dir
         self._states: dict[str, PartState] = {}
-        self._stages = [[RunningPart(spec, self._changed, output(spec.name)) for spec in stage] for stage in stages]
+        self._output = output
+        self._stages = [[self._part(spec) for spec in stage] for stage in stages]
         self._watching: list[asyncio.Task[None]] = []
 
     @property
-    def parts(self) -> dict[str, RunningPart]:
+    def parts(self) -> dict[str, RunningPart | HostedPart]:
         return {part.spec.name: part for stage in self._stages for part in stage}
+
+    def _part(self, spec: PartSpec | Hosted) -> RunningPart | HostedPart:
+        if isinstance(spec, Hosted):
+            return HostedPart(spec, self._changed)
+        return RunningPart(spec, self._changed, self._output(spec.name))
 
     async def start(self) -> None:
         """Start every part; on failure nothing is left running and the first `UserError` is raised."""
