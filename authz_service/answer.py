@@ -19,7 +19,7 @@ from secure_mcp_grpc import headers
 from secure_mcp_grpc.calls import target
 from secure_mcp_grpc.records import DecisionRecord, timestamp
 
-__all__ = ["FAULT_ANSWER", "answer", "percent_encode", "record_of"]
+__all__ = ["FAULT_ANSWER", "answer", "percent_encode", "record_of", "ticket_header"]
 
 _LONGEST_REMEMBERED_NAME: Final = 256
 _OVERWRITE: Final = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
@@ -72,6 +72,13 @@ def answer(case: Case | None, verdict: Allow | Deny, chain: str, seq: int) -> by
         verdict, case.subject, case.identity, user, case.roles, case.user_roles, case.policy.version, method, name
     )
     return head + _tail(chain, seq, session_id, allowed=isinstance(verdict, Allow))
+
+
+def ticket_header(ticket: str) -> bytes:
+    """What to append to the answer that allows a stream: x-mcp-ticket."""
+    response = CheckResponse()
+    _add_header(response.ok_response.headers, headers.TICKET, ticket)
+    return bytes(response.SerializeToString())
 
 
 @lru_cache(2048)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from prometheus_client import CollectorRegistry
 
 from authz_service.checker import Checker
+from authz_service.frames.judge import JUDGE, FrameJudge
+from authz_service.frames.metrics import FrameMetrics
+from authz_service.frames.tickets import Tickets
 from authz_service.identity import IdentityReader
 from authz_service.journal import Journal
 from authz_service.limits import build_limits
@@ -78,8 +81,19 @@ def assemble(
         **{name: (step,) for name, step in limits.steps.items()},
         "policy": (PolicyStep(),),
     }
-    pipeline = Pipeline(arrange(settings.steps, built_in), timeout_s=settings.decision_timeout_s)
-    checker = Checker(policy, pipeline, journal, metrics)
+    steps = arrange(settings.steps, built_in)
+    tickets = Tickets(settings.stream_max_age_s)
+    checker = Checker(policy, Pipeline(steps, timeout_s=settings.decision_timeout_s), journal, metrics, tickets=tickets)
+    frames = FrameJudge(
+        lambda: checker.policy,
+        tickets,
+        Pipeline(steps[len(built_in["identity"]) :], timeout_s=settings.decision_timeout_s),
+        journal,
+        metrics,
+        FrameMetrics(registry),
+        max_body_bytes=settings.max_body_bytes,
+    )
     lists = Lists(lambda: checker.policy, ListMetrics(registry))
     announcer = limits.announcer(lambda: checker.policy.version)
-    return Service(checker, limits.settled, {METHOD: checker.check, FILTER: lists.filter}, jobs, components, announcer)
+    routes: dict[str, Handler] = {METHOD: checker.check, FILTER: lists.filter, JUDGE: frames.judge}
+    return Service(checker, limits.settled, routes, jobs, components, announcer)

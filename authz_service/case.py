@@ -21,7 +21,8 @@ class Case:
     """Steps read it and add to it; what a step before a refusal did not reach is None or empty."""
 
     attributes: "AttributeContext | None"
-    """What Envoy says of the request; None where that cannot be read."""
+    """What Envoy says of the request; None where that cannot be read, and for frames of a session, which are
+    no requests of Envoy's."""
     now_s: float
     """Seconds since the epoch."""
     policy: Policy
@@ -40,6 +41,8 @@ class Case:
     """The principal's, those of its token included."""
     permit: Allow | None = field(default=None)
     """Set by the policy step, and by it alone."""
+    recheck: bool = False
+    """Asked of a stream that is open: whether it may stay so. Nothing new is done, so nothing is counted."""
 
     @property
     def subject(self) -> str:

@@ -9,8 +9,9 @@ from typing import Final
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.message import DecodeError
 
-from authz_service.answer import FAULT_ANSWER, answer, record_of
+from authz_service.answer import FAULT_ANSWER, answer, record_of, ticket_header
 from authz_service.case import Case
+from authz_service.frames.tickets import RPCS, Tickets
 from authz_service.journal import Journal, JournalUnavailableError
 from authz_service.metrics import Metrics
 from authz_service.pipeline import Pipeline
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 _MAX_REQUEST_ID_CHARS: Final = 128
 _REASONS: Final = frozenset(REASONS)
 _UNREADABLE: Final = Deny(Code.INVALID_ARGUMENT, "malformed", "the request cannot be read")
+_UNWIELDY: Final = Deny(
+    Code.RESOURCE_EXHAUSTED, "too_large", "the token has too many roles and actors for a stream that stays open"
+)
 
 Verdict = Allow | Deny
 
@@ -39,12 +43,15 @@ class Checker:
         journal: Journal,
         metrics: Metrics,
         *,
+        tickets: Tickets | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`tickets` gives one to what stays open; without it, nothing that needs one works."""
         self.policy = policy
         self._pipeline = pipeline
         self._journal = journal
         self._count = metrics.checks.count
+        self._tickets = tickets
         self._clock = clock
 
     def check(self, body: bytes) -> bytes | Awaitable[bytes]:
@@ -91,8 +98,19 @@ class Checker:
         return response
 
     def _record_and_answer(self, case: Case, verdict: Verdict) -> tuple[str, bytes]:
+        ticket: str | None = ""
+        if self._tickets is not None and isinstance(verdict, Allow) and (rpc := _stays_open(case)):
+            ticket = self._tickets.seal(case, rpc)
+            if ticket is None:
+                verdict = _UNWIELDY
         try:
             seq = self._journal.append(record_of(case, verdict))
         except JournalUnavailableError:
             return JOURNAL_UNAVAILABLE.reason, answer(None, JOURNAL_UNAVAILABLE, self._journal.chain, 0)
-        return verdict.reason, answer(case, verdict, self._journal.chain, seq)
+        head = answer(case, verdict, self._journal.chain, seq)
+        return verdict.reason, head + ticket_header(ticket) if ticket else head
+
+
+def _stays_open(case: Case) -> str:
+    """The RPC, if it is one that gets a ticket."""
+    return RPCS.get(case.attributes.request.http.path, "") if case.attributes is not None else ""

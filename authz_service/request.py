@@ -16,22 +16,24 @@ from secure_mcp_grpc.calls import Malformed, McpCall
 if TYPE_CHECKING:
     from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 
-__all__ = ["read_call"]
+__all__ = ["SESSION_PATH", "read_call"]
 
 _READERS: Final[dict[str, Callable[[str, bytes], McpCall]]] = {
     calls.TRANSPORT: calls.read_transport_call,
     typed_calls.TYPED: typed_calls.read_typed_call,
 }
-_SESSION: Final = f"{calls.TRANSPORT}Session"
+SESSION_PATH: Final = f"{calls.TRANSPORT}Session"
 _CONTENT_TYPES: Final = ("application/grpc", "application/grpc+proto")
 
 
 def read_call(http: "AttributeContext.HttpRequest", max_body_bytes: int) -> McpCall | Deny:
     """The call in `http`, or why it is none."""
     path, body, headers = http.path, http.raw_body, http.headers
+    if path == SESSION_PATH:
+        return _session(http)
     service, _, rpc = path.rpartition("/")
     reader = _READERS.get(f"{service}/")
-    if reader is None or path == _SESSION or not rpc.isalpha():
+    if reader is None or not rpc.isalpha():
         return _no_such_path(path)
     # Envoy marks a body whose last piece crossed its own limit, and hands over only the beginning.
     cut = headers.get("x-envoy-auth-partial-body", "false") != "false"
@@ -44,11 +46,16 @@ def read_call(http: "AttributeContext.HttpRequest", max_body_bytes: int) -> McpC
         return Deny(Code.INVALID_ARGUMENT, "malformed", str(error))
 
 
+def _session(http: "AttributeContext.HttpRequest") -> McpCall | Deny:
+    """Opening a pipelined session, before its first frame: Envoy holds back nothing of a request without an end."""
+    if http.method != "POST" or http.headers.get("content-type") not in _CONTENT_TYPES or http.query or http.fragment:
+        return Deny(Code.INVALID_ARGUMENT, "malformed", "this is not a gRPC request")
+    return McpCall(calls.SESSION, "", {})
+
+
 def _no_such_path(path: str) -> Deny:
     if "?" in path or "#" in path or "%" in path:
         return Deny(Code.INVALID_ARGUMENT, "malformed", "the path must be a gRPC method, without query or escapes")
-    if path == _SESSION:
-        return Deny(Code.PERMISSION_DENIED, "unknown_path", "pipelined sessions are not open here; use Call or Stream")
     return Deny(Code.PERMISSION_DENIED, "unknown_path", "this gRPC method is not open here")
 
 

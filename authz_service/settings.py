@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from authz_service.audit.settings import JournalSettings
+from authz_service.frames.settings import FrameSettings
 from authz_service.policy.settings import PolicySettings
 from authz_service.quotas.settings import QuotaSettings
 from authz_service.redis_settings import RedisSettings
@@ -16,7 +17,14 @@ __all__ = ["AuthzSettings"]
 
 
 class AuthzSettings(
-    ServerSettings, PolicySettings, JournalSettings, QuotaSettings, RevocationSettings, RedisSettings, TokenSettings
+    ServerSettings,
+    PolicySettings,
+    JournalSettings,
+    QuotaSettings,
+    RevocationSettings,
+    RedisSettings,
+    TokenSettings,
+    FrameSettings,
 ):
     """Section `authz` of the file, environment variables `MCP_AUTHZ_*`."""
 

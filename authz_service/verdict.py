@@ -25,6 +25,8 @@ Reason = Literal[
     "quota_exceeded",
     "shared_state_unavailable",
     "refused_by_extension",
+    "ticket_invalid",
+    "ticket_expired",
     "timeout",
     "malformed",
     "too_large",

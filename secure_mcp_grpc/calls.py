@@ -21,6 +21,7 @@ __all__ = [
     "END_SESSION",
     "LISTEN",
     "REPLY",
+    "SESSION",
     "STRICT_JSON",
     "TRANSPORT",
     "Malformed",
@@ -28,6 +29,7 @@ __all__ = [
     "check_name",
     "name_of",
     "parse_json_object",
+    "read_client_frame",
     "read_frame",
     "read_notification",
     "read_request",
@@ -41,6 +43,7 @@ TRANSPORT: Final = "/secure_mcp_grpc.v1.McpTransport/"
 LISTEN: Final = "grpc:listen"
 REPLY: Final = "grpc:reply"
 END_SESSION: Final = "grpc:end_session"
+SESSION: Final = "grpc:session"
 """Methods in policy for the RPCs that carry no MCP method. No JSON-RPC method may contain a colon here."""
 
 PROTOCOL_VERSION_META_KEY: Final = "io.modelcontextprotocol/protocolVersion"
@@ -127,6 +130,22 @@ def read_transport_call(rpc: str, message: bytes) -> McpCall:
     raise Malformed("no such RPC")
 
 
+def read_client_frame(message: bytes) -> tuple[pb.ClientFrame, McpCall]:
+    """A frame of a pipelined session, and the call in it. Raises `Malformed`, also for a frame that holds nothing."""
+    try:
+        frame = pb.ClientFrame.FromString(message)
+    except DecodeError:
+        raise Malformed("the gRPC message does not parse") from None
+    match frame.WhichOneof("frame"):
+        case "request":
+            return frame, read_request(frame.request)
+        case "notification":
+            return frame, read_notification(frame.notification)
+        case "reply":
+            return frame, _session_call(REPLY, frame.reply.session_id)
+    raise Malformed("a frame must hold a request, a notification or a reply")
+
+
 def read_request(request: pb.Request) -> McpCall:
     """The call in a `Request`; raises `Malformed` for one that contradicts itself or is out of bounds."""
     if not _ID.fullmatch(request.id_json) or not _is_utf8(request.id_json):
@@ -167,7 +186,7 @@ def _completed(reference: Any) -> Any:
 
 
 def parse_json_object(text: bytes) -> dict[str, Any]:
-    """A JSON object in which no key appears twice, and no two top-level keys differ in case only.
+    """A JSON object in which no key appears twice, and no two keys differ in case only at its top or in its `_meta`.
 
     Two parsers may disagree on which of two equal keys counts, so a message
     with both is refused. Raises `Malformed`.
@@ -180,8 +199,9 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
         raise Malformed("params_json is not valid JSON") from None
     if not isinstance(value, dict):
         raise Malformed("params_json must be a JSON object")
-    if len({key.casefold() for key in value}) != len(value):
-        raise Malformed("params_json has keys that differ in case only")
+    for one in (value, value.get("_meta")):
+        if isinstance(one, dict) and len({key.casefold() for key in one}) != len(one):
+            raise Malformed("params_json has keys that differ in case only")
     return value
 
 

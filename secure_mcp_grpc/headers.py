@@ -17,6 +17,7 @@ __all__ = [
     "SERVER",
     "SUBJECT",
     "TARGET",
+    "TICKET",
     "USER",
     "USER_ROLES",
     "decode_list",
@@ -38,6 +39,9 @@ TARGET = "x-mcp-target"
 """What was authorized, as `secure_mcp_grpc.calls.target` writes it; nothing else may be executed."""
 DECISION = "x-mcp-decision"
 """`chain:sequence` of the decision in authz_service's journal."""
+TICKET = "x-mcp-ticket"
+"""For what stays open (Session, Stream, Listen): whom authz_service let in, sealed by it. Shown to it again with
+`PolicyQuery.Judge`; opaque to everybody else, and never logged."""
 
 REQUEST_ID = "x-request-id"
 """Set by Envoy; the same in all three access logs."""

@@ -3,7 +3,7 @@
 import difflib
 from typing import Final
 
-from secure_mcp_grpc.calls import END_SESSION, LISTEN, REPLY
+from secure_mcp_grpc.calls import END_SESSION, LISTEN, REPLY, SESSION
 
 __all__ = ["METHODS", "WITH_ARGUMENTS", "WITH_NAME", "nobody_sends"]
 
@@ -40,7 +40,7 @@ _HANDSHAKE: Final = frozenset(
     }
 )
 """MCP 2024-11-05 to 2025-11-25: client requests and notifications."""
-_OURS: Final = frozenset({LISTEN, REPLY, END_SESSION, "policy:explain"})
+_OURS: Final = frozenset({LISTEN, REPLY, END_SESSION, SESSION, "policy:explain"})
 """Calls that carry no MCP method, and the right to hear why something is hidden."""
 
 METHODS: Final = _BOTH_ERAS | _STATELESS | _HANDSHAKE | _OURS

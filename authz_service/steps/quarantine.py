@@ -10,7 +10,7 @@ __all__ = ["QuarantineStep"]
 
 
 class QuarantineStep:
-    """Looks the caller up among the quarantined; open streams stay open, as for `steps.revocation`."""
+    """Looks the caller up among the quarantined; open streams end soon after, as for `steps.revocation`."""
 
     def __init__(self, revocations: Revocations) -> None:
         self._revocations = revocations

@@ -23,7 +23,7 @@ class QuotaStep:
         self._take = take
 
     def judge(self, case: Case) -> Deny | Awaitable[Deny | None] | None:
-        if self._counted is None:
+        if self._counted is None or case.recheck:
             return None
         if case.call is None:
             return FAULT

@@ -1,8 +1,7 @@
 """Step: whether what identifies the caller still counts.
 
-A request is judged when it begins: an MCP stream that is open when its caller
-is revoked stays open to its end (Envoy's `max_stream_duration` at the latest),
-and every further request is refused.
+A request is judged when it begins; what stays open is judged again every few
+seconds (`authz_service.frames`), and ends when its caller is revoked.
 """
 
 from typing import Final

