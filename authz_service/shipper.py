@@ -76,7 +76,8 @@ class Shipper:
             except (grpc.aio.AioRpcError, OSError) as error:
                 self._metrics.sink_failures.inc()
                 cause = error.code().name if isinstance(error, grpc.aio.AioRpcError) else error.strerror
-                logs.event(logger, logging.WARNING, "not_shipped", cause=cause, unshipped=self.unshipped)
+                if not self._closing.is_set():  # at the end it tries often, and the journal keeps what is left
+                    logs.event(logger, logging.WARNING, "not_shipped", cause=cause, unshipped=self.unshipped)
                 await self._pause(retry_s)
                 retry_s = min(retry_s * 2, _LAST_RETRY_S)
                 continue

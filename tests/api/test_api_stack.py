@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -170,16 +171,12 @@ SecureMCPServer(
     RBACAuthorization({{}}), port=0, home={str(tmp_path / "home")!r}).start()
 """
     )
-    process = subprocess.Popen((sys.executable, str(script)), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "serving" in line and "address" in line:
-            break
-    process.terminate()
-    rest = process.stderr.read()
-    assert process.wait(20) == 0, "".join(lines) + rest
+    with subprocess.Popen((sys.executable, str(script)), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = list(itertools.takewhile(lambda line: "address" not in line, process.stderr))
+        process.terminate()
+        lines += process.stderr
+    assert process.returncode == 0, "".join(lines)
     assert not list((tmp_path / "home" / "run").glob("*.sock"))
 
 
