@@ -1,21 +1,20 @@
 """A small tool call on one in-process server: SDK streamable HTTP, unsecured, against the whole chain, logging on."""
 
 import asyncio
-import contextlib
 import os
-import socket
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from mcp import Client
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import authz_hop, policy
+from benchmarks import authz_hop, bridge, policy
 from benchmarks.chain import chain
+from benchmarks.direct import plain_http
 from benchmarks.measure import Throughput, latencies, quantile, resident_mib, throughput
 from mcp_bridge.client import Identity, grpc_transport
 from secure_mcp_grpc import logs
@@ -34,7 +33,7 @@ async def main() -> None:
     idle = await _idle_memory()
     with tempfile.TemporaryDirectory(prefix="smg-") as directory:
         home = Home(Path(directory))
-        async with _plain_http() as (url, http_pid), chain(home, IN_PROCESS) as (address, pids):
+        async with plain_http() as (url, http_pid), chain(home, IN_PROCESS) as (address, pids):
             identity = Identity.from_directory(home.certs / "bench")
             async with Client(url) as plain, Client(grpc_transport(address, identity=identity)) as secured:
                 await _report(plain, secured, {"server (HTTP)": http_pid}, pids)
@@ -101,22 +100,8 @@ def _memory_table(idle: Mapping[str, float], after: Mapping[str, float]) -> Tabl
     return table
 
 
-@contextlib.asynccontextmanager
-async def _plain_http() -> AsyncIterator[tuple[str, int]]:
-    """The server of `benchmarks.server` behind the SDK's own streamable HTTP, in a process of its own."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.server", str(listener.fileno()), pass_fds=[listener.fileno()]
-    )
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", process.pid
-    finally:
-        process.terminate()
-        await process.wait()
-        listener.close()
-
-
 if __name__ == "__main__":
     asyncio.run(main())
+    bridge.run()
     authz_hop.run()
     policy.run()

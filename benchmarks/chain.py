@@ -19,7 +19,9 @@ _POLICY = "p, bench, *, *, allow\n"
 
 
 @contextlib.asynccontextmanager
-async def chain(home: Home, upstream: Mapping[str, Any]) -> AsyncIterator[tuple[str, Mapping[str, int]]]:
+async def chain(
+    home: Home, upstream: Mapping[str, Any], *, max_clients: int = 1000
+) -> AsyncIterator[tuple[str, Mapping[str, int]]]:
     """`upstream` behind the whole chain but the dashboard; limits out of the way, logging on."""
     home.prepare()
     certs.init_ca(home.ca, DOMAIN)
@@ -27,13 +29,13 @@ async def chain(home: Home, upstream: Mapping[str, Any]) -> AsyncIterator[tuple[
     certs.issue(home.ca, home.certs / CLIENT, CLIENT, DOMAIN)
     home.policy.write_text(_POLICY, encoding="utf-8")
     (home.root / "logs").mkdir()
-    settings, logs_dir = settings_of(upstream), home.root / "logs"
+    settings, logs_dir = settings_of(upstream, max_clients), home.root / "logs"
     async with running(home, settings, without=("dashboard",), log_dir=logs_dir, stopping=asyncio.Event()):
         address = str(endpoint(home.run_dir, "envoy", "mcp"))
         yield address, {name: part["pid"] for name, part in read_state(home.run_dir).items() if part["pid"]}
 
 
-def settings_of(upstream: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def settings_of(upstream: Mapping[str, Any], max_clients: int = 1000) -> dict[str, dict[str, Any]]:
     plenty = 1_000_000
     return {
         "common": {"trust_domains": [DOMAIN], "node_id": "bench"},
@@ -43,9 +45,10 @@ def settings_of(upstream: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "per_client_burst": plenty,
             "per_tool_per_second": plenty,
             "per_tool_burst": plenty,
+            "max_connections": max_clients,
         },
         "authz": {"metrics_port": 0},
-        "bridge": {"metrics_port": 0, "upstreams": {"bench": dict(upstream)}},
+        "bridge": {"metrics_port": 0, "max_sessions": max_clients, "upstreams": {"bench": dict(upstream)}},
         "sink": {"metrics_port": 0},
         "store": {"metrics_port": 0, "port": 0},
     }

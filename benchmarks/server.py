@@ -1,4 +1,8 @@
-"""The MCP server that is measured: one small tool."""
+"""The MCP server that is measured: one small tool, and one whose answers are as large as one likes.
+
+As a program: `python -m benchmarks.server` speaks stdio, and streamable HTTP
+on the listening socket whose descriptor is its argument.
+"""
 
 from mcp.server.mcpserver import MCPServer
 
@@ -11,11 +15,20 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+@server.tool(structured_output=False)
+def text(size: int) -> str:
+    """So many bytes."""
+    return "x" * size
+
+
 if __name__ == "__main__":
     import socket
     import sys
 
     import uvicorn
 
-    listener = socket.socket(fileno=int(sys.argv[1]))
-    uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="warning")).run(sockets=[listener])
+    if len(sys.argv) > 1:
+        listener = socket.socket(fileno=int(sys.argv[1]))
+        uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="warning")).run(sockets=[listener])
+    else:
+        server.run()
