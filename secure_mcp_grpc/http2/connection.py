@@ -8,11 +8,12 @@ from collections.abc import Callable, Container
 from typing import Final
 
 from secure_mcp_grpc.http2 import wire
+from secure_mcp_grpc.http2.events import Event, Limits
 from secure_mcp_grpc.http2.heads import HeadReader
 from secure_mcp_grpc.http2.messages import PREFIX_BYTES, Status
 from secure_mcp_grpc.http2.nuisance import Patience
 from secure_mcp_grpc.http2.sending import Sender
-from secure_mcp_grpc.http2.streams import Call, Cancelled, Event, Limits, Streams
+from secure_mcp_grpc.http2.streams import Streams
 from secure_mcp_grpc.http2.wire import (
     FRAME_HEADER,
     MAX_FRAME_SIZE,
@@ -25,20 +26,25 @@ from secure_mcp_grpc.http2.wire import (
     StreamFault,
 )
 
-__all__ = ["Call", "Cancelled", "Connection", "Event", "Limits"]
+__all__ = ["Connection"]
 
 _WINDOW: Final = 16 * 1024 * 1024
-"""Of the connection. It is refilled as octets come in, since a request is judged only when it is whole; what is held
-of incomplete ones is bounded by `Limits.max_buffered_bytes`."""
+"""Of the connection. It is refilled as octets come in, so that no stream waits for another; what is held of requests is
+bounded by the windows of their streams and by `Limits.max_buffered_bytes`."""
 _DEFAULT_WINDOW: Final = 65_535
 _HEADER_BYTES: Final = FRAME_HEADER.size
 _SHUTDOWN_PING: Final = b"shutdown"
 
 
 class Connection:
-    """`paths` are the methods that have a handler; `clock` gives seconds, monotonic."""
+    """`paths` are the methods that have a handler; `clock` gives seconds, monotonic.
 
-    def __init__(self, paths: Container[str], clock: Callable[[], float], limits: Limits) -> None:
+    `sessions` are those of `paths` whose requests are streams.
+    """
+
+    def __init__(
+        self, paths: Container[str], clock: Callable[[], float], limits: Limits, sessions: Container[str] = ()
+    ) -> None:
         self.closed = False
         """Nothing more will be read: write what `take` gives, then close."""
         self.fault = ""
@@ -50,7 +56,7 @@ class Connection:
         self._heads = HeadReader(limits.max_header_bytes)
         self._sender = Sender()
         stream_window = max(_DEFAULT_WINDOW, limits.max_message_bytes + PREFIX_BYTES)
-        self._streams = Streams(paths, limits, self._sender, self._nuisance, stream_window)
+        self._streams = Streams(paths, sessions, limits, self._sender, self._nuisance, stream_window)
         self._input = b""
         self._prefaced = self._acknowledged = self._leaving = False
         self._credit = _WINDOW
@@ -81,6 +87,11 @@ class Connection:
         return self._sender.waiting_bytes
 
     @property
+    def buffered_bytes(self) -> int:
+        """Of requests, until they are complete, or taken."""
+        return self._streams.buffered_bytes
+
+    @property
     def drained(self) -> bool:
         """After `shut_down`: the peer knows, and every call that it could make is answered."""
         return self.closed or (self._streams.final_id < MAX_WINDOW and not self._streams)
@@ -92,19 +103,33 @@ class Connection:
         out.clear()
         return data
 
-    def answer(self, stream_id: int, message: bytes) -> None:
-        """The whole answer to a unary call."""
-        self._streams.answer(stream_id, message)
+    def take_events(self) -> list[Event]:
+        """What has happened since the last `receive`: only that streams were dropped."""
+        return self._streams.take_events() if self._streams.events else []
+
+    def answer(self, stream_id: int, message: bytes, fields: bytes = b"") -> None:
+        """The whole answer to a unary call. `fields` are more headers of it (see `messages.header`)."""
+        self._streams.answer(stream_id, message, fields)
         self._check_waiting()
 
-    def send(self, stream_id: int, message: bytes) -> None:
-        """One message of several."""
-        self._streams.send(stream_id, message)
-        self._check_waiting()
+    def begin(self, stream_id: int, fields: bytes = b"") -> None:
+        """The headers of an answer, before its first message; has no effect once they are out."""
+        self._streams.begin(stream_id, fields)
 
-    def end(self, stream_id: int, status: Status, sentence: str = "") -> None:
-        """The end of an answer, or all of it. `sentence` goes to the peer."""
-        self._streams.end(stream_id, status, sentence)
+    def send(self, stream_id: int, message: bytes) -> bool:
+        """One message of several. False: the stream is full; wait for its `Room`."""
+        has_room = self._streams.send(stream_id, message)
+        self._check_waiting()
+        return has_room
+
+    def end(self, stream_id: int, status: Status, sentence: str = "", details: bytes = b"") -> None:
+        """The end of an answer, or all of it. `sentence` goes to the peer, and `details`, a `google.rpc.Status`."""
+        self._streams.end(stream_id, status, sentence, details)
+
+    def taken(self, stream_id: int, size: int) -> bool:
+        """The handler has taken a `Message` of `size` octets. Whether there is something to write now."""
+        self._streams.taken(stream_id, size)
+        return bool(self._sender.out)
 
     def shut_down(self) -> None:
         """Take no new calls. Those under way to us while the peer learns of it still count (6.8)."""
@@ -123,8 +148,7 @@ class Connection:
             self._read(self._input + data if self._input else data)
         except ConnectionFault as fault:
             self._cut_off(fault)
-        events, self._streams.events = self._streams.events, []
-        return events
+        return self._streams.take_events()
 
     def _read(self, data: bytes) -> None:
         position = 0
@@ -281,7 +305,10 @@ class Connection:
 
     def _check_waiting(self) -> None:
         if self._sender.waiting_bytes > self._limits.max_buffered_bytes:
-            self._cut_off(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "answers are not taken"))
+            try:
+                self._streams.relieve()
+            except ConnectionFault as fault:
+                self._cut_off(fault)
 
     def _cut_off(self, fault: ConnectionFault) -> None:
         self.closed = True

@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2
 
 from secure_mcp_grpc.health import Health
 from secure_mcp_grpc.http2.messages import RpcError, Status
-from secure_mcp_grpc.http2.server import Streaming, Unary
+from secure_mcp_grpc.http2.rpc import Streaming, Unary
 
 __all__ = ["health_streaming", "health_unary"]
 

@@ -4,22 +4,26 @@ Clauses are those of "gRPC over HTTP2" (grpc/doc/PROTOCOL-HTTP2.md) and of
 grpc/doc/statuscodes.md.
 """
 
+import binascii
 import re
 from enum import IntEnum
 from typing import Final
 
 from hpack.hpack import encode_integer
 
-__all__ = ["HEADERS_OK", "PREFIX_BYTES", "TRAILERS_OK", "RpcError", "Status", "http_refusal", "message_in", "prefixed"]
-__all__ += ["prefix_fault", "timeout_s", "trailers", "trailers_only"]
+__all__ = ["HEADERS_OK", "PREFIX_BYTES", "TRAILERS_OK", "RpcError", "Status", "header", "http_refusal", "message_in"]
+__all__ += ["metadata_value", "prefix", "prefix_fault", "prefixed", "timeout_s", "trailers", "trailers_only"]
 
 PREFIX_BYTES: Final = 5
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_NAME: Final = re.compile(r"[0-9a-z_.\-]+")
+_VALUE: Final = re.compile(r"[ -~]*")
+"""Of gRPC's own metadata, which is narrower than HTTP/2's ("Custom-Metadata")."""
 _UNITS_S: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
 class Status(IntEnum):
-    """gRPC status codes that this server gives itself, and those a handler may raise."""
+    """gRPC status codes (grpc/doc/statuscodes.md)."""
 
     OK = 0
     CANCELLED = 1
@@ -27,22 +31,30 @@ class Status(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    DATA_LOSS = 15
     UNAUTHENTICATED = 16
 
 
 class RpcError(Exception):
-    """The answer to a call is `status` and `sentence`, which goes to the peer. Handlers may raise it."""
+    """The answer to a call is `status` and `sentence`, which goes to the peer. Handlers may raise it.
 
-    def __init__(self, status: Status, sentence: str) -> None:
+    `details` is a serialized `google.rpc.Status` that says more.
+    """
+
+    def __init__(self, status: Status, sentence: str, details: bytes = b"") -> None:
         super().__init__(sentence)
         self.status = status
         self.sentence = sentence
+        self.details = details
 
 
 def _literal(name: bytes, value: bytes) -> bytes:
@@ -56,19 +68,28 @@ HEADERS_OK: Final = _STATUS_200 + _literal(b"content-type", b"application/grpc")
 TRAILERS_OK: Final = _literal(b"grpc-status", b"0")
 
 
-def trailers(status: Status, sentence: str) -> bytes:
+def header(name: str, value: str) -> bytes:
+    """One field of a response as a header block; raises `ValueError` for what HTTP/2 does not carry."""
+    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or value != value.strip():
+        raise ValueError("not a header field")
+    return _literal(name.encode(), value.encode())
+
+
+def trailers(status: Status, sentence: str, details: bytes = b"") -> bytes:
     """The header block that ends a response; `sentence` in gRPC's percent encoding."""
     encoded = bytes(sentence, "utf-8", "replace")
     escaped = b"".join(bytes((b,)) if 0x20 <= b <= 0x7E and b != 0x25 else b"%%%02X" % b for b in encoded)
     block = _literal(b"grpc-status", b"%d" % status) + _literal(b"grpc-message", escaped)
     if status is Status.UNIMPLEMENTED:
         block += _literal(b"grpc-accept-encoding", b"identity")
+    if details:
+        block += _literal(b"grpc-status-details-bin", binascii.b2a_base64(details, newline=False).rstrip(b"="))
     return block
 
 
-def trailers_only(status: Status, sentence: str) -> bytes:
+def trailers_only(status: Status, sentence: str, details: bytes = b"") -> bytes:
     """The header block of a response that is nothing but its status ("Trailers-Only")."""
-    return HEADERS_OK + trailers(status, sentence)
+    return HEADERS_OK + trailers(status, sentence, details)
 
 
 def http_refusal(code: int) -> bytes:
@@ -80,6 +101,21 @@ def timeout_s(value: bytes) -> float | None:
     """Seconds in a `grpc-timeout`; None for a value that is none ("Timeout")."""
     found = _TIMEOUT.fullmatch(value)
     return int(found[1]) * _UNITS_S[found[2]] if found else None
+
+
+def metadata_value(name: bytes, value: bytes) -> str | bytes:
+    """A header's value as handlers see it: text, or octets where the name ends in `-bin` ("Custom-Metadata")."""
+    if not name.endswith(b"-bin"):
+        return value.decode("utf-8", "surrogateescape")
+    try:
+        return binascii.a2b_base64(value + b"=" * (-len(value) % 4))
+    except binascii.Error:
+        return b""
+
+
+def prefix(size: int) -> bytes:
+    """What stands before an uncompressed message of `size` octets ("Length-Prefixed-Message")."""
+    return b"\0" + size.to_bytes(4, "big")
 
 
 def prefixed(message: bytes) -> bytes:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from secure_mcp_grpc.http2 import wire
+from secure_mcp_grpc.http2.events import Call, Cancelled, Ended, Event, Limits, Message, Opened, Room
 from secure_mcp_grpc.http2.heads import Head
+from secure_mcp_grpc.http2.inflow import Inflow
 from secure_mcp_grpc.http2.messages import (
     RpcError,
     Status,
@@ -18,45 +20,11 @@ from secure_mcp_grpc.http2.messages import (
 from secure_mcp_grpc.http2.sending import Outlet, Sender
 from secure_mcp_grpc.http2.wire import MAX_WINDOW, ConnectionFault, ErrorCode, StreamFault
 
-__all__ = ["Call", "Cancelled", "Event", "Limits", "Streams"]
+__all__ = ["Streams"]
 
 _REMEMBERED_RESETS: Final = 1024
 _TOO_MUCH: Final = RpcError(Status.RESOURCE_EXHAUSTED, "too many requests are incomplete")
 _UNKNOWN: Final = RpcError(Status.UNIMPLEMENTED, "there is no such method here")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one connection may ask of us."""
-
-    max_message_bytes: int = 4 * 1024 * 1024
-    max_streams: int = 1024
-    """At one time; more are refused, to be tried again."""
-    max_header_bytes: int = 16 * 1024
-    """Of one request, as octets and decoded (RFC 9113, 6.5.2)."""
-    max_buffered_bytes: int = 64 * 1024 * 1024
-    """Of all requests that are incomplete, and likewise of all answers that wait for the peer."""
-    nuisances: int = 10_000
-    """Pings, settings, resets, empty frames and faults at once, …"""
-    nuisances_per_s: float = 1000
-    """… and lastingly. Envoy resets a check when its client goes away, so not every reset is a fault."""
-
-
-class Call(NamedTuple):
-    """A complete request: answer it with `answer`, or with `send` and `end`."""
-
-    stream_id: int
-    head: Head
-    message: bytes
-
-
-class Cancelled(NamedTuple):
-    """Nobody waits for the answer to an earlier `Call` any more."""
-
-    stream_id: int
-
-
-Event = Call | Cancelled
 
 
 @dataclass(slots=True)
@@ -68,15 +36,30 @@ class _Stream:
     complete: bool
     """The peer has sent END_STREAM (half-closed, 5.1)."""
     called: bool = False
-    """There was a `Call` for it."""
+    """There was a `Call` or `Opened` for it."""
     body: bytearray = field(default_factory=bytearray)
+    inflow: Inflow | None = None
+    """For a stream of requests, instead of `body`."""
+
+    @property
+    def held_bytes(self) -> int:
+        return self.inflow.held_bytes if self.inflow else len(self.body)
 
 
 class Streams:
-    """`paths` are the methods that have a handler. `nuisance` is told what costs work and leads to no answer."""
+    """`paths` are the methods that have a handler, `sessions` those of them that take streams of requests.
+
+    `nuisance` is told what costs work and leads to no answer.
+    """
 
     def __init__(
-        self, paths: Container[str], limits: Limits, sender: Sender, nuisance: Callable[[], None], window: int
+        self,
+        paths: Container[str],
+        sessions: Container[str],
+        limits: Limits,
+        sender: Sender,
+        nuisance: Callable[[], None],
+        window: int,
     ) -> None:
         self.events: list[Event] = []
         """What has happened; whoever reads it empties it."""
@@ -85,6 +68,7 @@ class Streams:
         self.final_id = MAX_WINDOW
         """The highest that it may open."""
         self._paths = paths
+        self._sessions = sessions
         self._limits = limits
         self._sender = sender
         self._nuisance = nuisance
@@ -95,6 +79,11 @@ class Streams:
 
     def __len__(self) -> int:
         return len(self._live)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Of requests that are incomplete or not yet taken."""
+        return self._buffered
 
     def opened(self, stream_id: int) -> bool:
         """Whether the peer ever opened it; it may be closed by now (idle otherwise, 5.1)."""
@@ -114,6 +103,12 @@ class Streams:
         self._live[stream_id] = stream
         if head.refusal is not None:
             self._refuse(stream, head.refusal)
+        elif head.path in self._sessions:
+            stream.inflow = Inflow(self._window, self._limits.max_message_bytes)
+            stream.called = True
+            self.events.append(Opened(stream_id, head))
+            if complete:
+                self._complete(stream_id, stream, b"")
         elif head.path not in self._paths:
             self._refuse(stream, _UNKNOWN)
         elif complete:
@@ -145,7 +140,7 @@ class Streams:
             raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR)
         if flags & wire.FLAG_END_STREAM:
             self._complete(stream_id, stream, payload)
-        else:
+        elif stream.outlet.ending is None:
             self._collect(stream_id, stream, payload, size)
 
     def _on_stray(self, stream_id: int) -> None:
@@ -158,20 +153,38 @@ class Streams:
     def _collect(self, stream_id: int, stream: _Stream, payload: bytes, size: int) -> None:
         """Padding is given back at once: the body alone may be as long as the stream's window."""
         if size > len(payload):
-            stream.credit += size - len(payload)
-            self._sender.out.append(wire.window_update(stream_id, size - len(payload)))
+            self._grant(stream_id, stream, size - len(payload))
         if not payload:
             self._nuisance()
-        stream.body += payload
+        if stream.inflow:
+            self._take_in(stream_id, stream, stream.inflow, payload)
+        else:
+            stream.body += payload
+            self._buffered += len(payload)
+            if refusal := prefix_fault(stream.body, self._limits.max_message_bytes):
+                self._refuse(stream, refusal)
+        if self._buffered > self._limits.max_buffered_bytes:
+            most = max(reversed(self._live.values()), key=lambda one: one.held_bytes)  # the latest of equals
+            self._refuse(most, _TOO_MUCH)
+
+    def _take_in(self, stream_id: int, stream: _Stream, inflow: Inflow, payload: bytes) -> bool:
+        """More of a stream of requests; whether all is well with it."""
         self._buffered += len(payload)
-        if refusal := prefix_fault(stream.body, self._limits.max_message_bytes):
-            self._refuse(stream, refusal)
-        elif self._buffered > self._limits.max_buffered_bytes:
-            self._refuse(stream, _TOO_MUCH)
+        messages = inflow.add(payload)
+        if isinstance(messages, RpcError):
+            self._refuse(stream, messages)
+            return False
+        self.events += [Message(stream_id, message) for message in messages]
+        if not stream.complete and (owed := inflow.reopened()):
+            self._grant(stream_id, stream, owed)
+        return True
 
     def _complete(self, stream_id: int, stream: _Stream, payload: bytes) -> None:
         """The end of a request: a call, unless its body is not what was announced."""
         stream.complete = True
+        if stream.inflow:
+            self._complete_inflow(stream_id, stream, stream.inflow, payload)
+            return
         if stream.body:
             self._buffered -= len(stream.body)
             payload, stream.body = bytes(stream.body) + payload, bytearray()
@@ -184,23 +197,65 @@ class Streams:
             stream.called = True
             self.events.append(Call(stream_id, stream.head, message))
 
-    # Answers. A stream that was cancelled meanwhile is no error: its answer goes nowhere.
+    def _complete_inflow(self, stream_id: int, stream: _Stream, inflow: Inflow, payload: bytes) -> None:
+        if stream.outlet.ending is not None:
+            return
+        if payload and not self._take_in(stream_id, stream, inflow, payload):
+            return
+        if stream.head.length is not None and stream.head.length != inflow.received:
+            raise StreamFault(ErrorCode.PROTOCOL_ERROR)  # 8.1.1
+        if refusal := inflow.end():
+            self._refuse(stream, refusal)
+        else:
+            self.events.append(Ended(stream_id))
 
-    def answer(self, stream_id: int, message: bytes) -> None:
-        stream = self._live.get(stream_id)
-        if stream is not None and self._sender.answer(stream.outlet, message):
-            del self._live[stream_id]
+    def taken(self, stream_id: int, size: int) -> None:
+        """The handler has taken a `Message` of `size` octets: the peer may send more."""
+        stream = self._answerable(stream_id)
+        if stream is None or stream.inflow is None:
+            return
+        held = stream.inflow.held_bytes
+        stream.inflow.take(size)
+        self._buffered -= held - stream.inflow.held_bytes
+        if not stream.complete and (owed := stream.inflow.reopened()):
+            self._grant(stream_id, stream, owed)
 
-    def send(self, stream_id: int, message: bytes) -> None:
-        stream = self._live.get(stream_id)
-        if stream is not None:
-            self._sender.send(stream.outlet, message)
+    def _grant(self, stream_id: int, stream: _Stream, octets: int) -> None:
+        stream.credit += octets
+        self._sender.out.append(wire.window_update(stream_id, octets))
 
-    def end(self, stream_id: int, status: Status, sentence: str) -> None:
+    # Answers. A stream that was cancelled meanwhile, or has its end, is no error: its answer goes nowhere.
+
+    def answer(self, stream_id: int, message: bytes, fields: bytes) -> None:
+        stream = self._answerable(stream_id)
+        if stream is not None and self._sender.answer(stream.outlet, message, fields):
+            self._through((stream.outlet,))
+
+    def begin(self, stream_id: int, fields: bytes) -> None:
+        if stream := self._answerable(stream_id):
+            self._sender.begin(stream.outlet, fields)
+
+    def send(self, stream_id: int, message: bytes) -> bool:
+        stream = self._answerable(stream_id)
+        if stream is None:
+            return True
+        self._sender.begin(stream.outlet)
+        self._sender.send(stream.outlet, message)
+        return not stream.outlet.full
+
+    def end(self, stream_id: int, status: Status, sentence: str, details: bytes = b"") -> None:
+        if stream := self._answerable(stream_id):
+            self._finish(stream, _ending(stream, status, sentence, details))
+
+    def _answerable(self, stream_id: int) -> _Stream | None:
         stream = self._live.get(stream_id)
-        if stream is not None:
-            make = trailers if stream.outlet.begun else trailers_only
-            self._finish(stream, make(status, sentence))
+        return stream if stream is not None and stream.outlet.ending is None else None
+
+    def relieve(self) -> None:
+        """Reset those whose peer takes no answers, until what waits is bounded: they alone pay for it."""
+        while self._sender.waiting_bytes > self._limits.max_buffered_bytes:
+            self._nuisance()
+            self.abandon(self._sender.longest_stalled(), ErrorCode.ENHANCE_YOUR_CALM)
 
     # Windows and ends.
 
@@ -214,11 +269,17 @@ class Streams:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR)  # 6.9
         stream = self._live.get(stream_id)
         if stream is not None and self._sender.widen_stream(stream.outlet, increment):
-            self._through([stream.outlet])
+            self._through((stream.outlet,))
 
     def set_initial_window(self, value: int) -> None:
-        outlets = [stream.outlet for stream in self._live.values()]
-        self._through(self._sender.set_initial_window(value, outlets))
+        self._through(self._sender.set_initial_window(value, [stream.outlet for stream in self._live.values()]))
+
+    def take_events(self) -> list[Event]:
+        if self._sender.with_room:
+            self.events += map(Room, self._sender.with_room)
+            self._sender.with_room.clear()
+        events, self.events = self.events, []
+        return events
 
     def abandon(self, stream_id: int, code: ErrorCode) -> None:
         """RST_STREAM from us."""
@@ -238,21 +299,27 @@ class Streams:
             self.drop(stream_id)
 
     def _refuse(self, stream: _Stream, refusal: RpcError | int) -> None:
-        block = http_refusal(refusal) if isinstance(refusal, int) else trailers_only(refusal.status, refusal.sentence)
-        self._finish(stream, block)
+        """Our answer before any handler's, or in its place."""
+        if stream.called:
+            self.events.append(Cancelled(stream.outlet.stream_id))
+        if isinstance(refusal, int):
+            self._finish(stream, http_refusal(refusal))
+        else:
+            self._finish(stream, _ending(stream, refusal.status, refusal.sentence, refusal.details))
 
     def _finish(self, stream: _Stream, block: bytes) -> None:
-        """End our half; the rest of a request that is still coming is not wanted (8.1)."""
         if self._sender.end(stream.outlet, block):
-            stream_id = stream.outlet.stream_id
-            self._forget(stream_id)
-            if not stream.complete:
-                self._reset(stream_id, ErrorCode.NO_ERROR)
+            self._through((stream.outlet,))
+        elif stream.inflow:  # nobody will take what it holds
+            self._buffered -= stream.held_bytes
+            stream.inflow = Inflow(0, 0)
 
-    def _through(self, outlets: list[Outlet]) -> None:
-        """The ends of these answers are out; only complete requests have answers that wait."""
+    def _through(self, outlets: "tuple[Outlet, ...] | list[Outlet]") -> None:
+        """The ends of these answers are out; the rest of a request that is still coming is not wanted (8.1)."""
         for outlet in outlets:
-            del self._live[outlet.stream_id]
+            stream = self._forget(outlet.stream_id)
+            if stream is not None and not stream.complete:
+                self._reset(outlet.stream_id, ErrorCode.NO_ERROR)
 
     def _reset(self, stream_id: int, code: ErrorCode) -> None:
         self._sender.out.append(wire.reset(stream_id, code))
@@ -263,5 +330,9 @@ class Streams:
     def _forget(self, stream_id: int) -> _Stream | None:
         stream = self._live.pop(stream_id, None)
         if stream is not None:
-            self._buffered -= len(stream.body)
+            self._buffered -= stream.held_bytes
         return stream
+
+
+def _ending(stream: _Stream, status: Status, sentence: str, details: bytes) -> bytes:
+    return (trailers if stream.outlet.begun else trailers_only)(status, sentence, details)

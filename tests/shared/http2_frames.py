@@ -7,7 +7,8 @@ from typing import Any
 import hpack
 
 from secure_mcp_grpc.http2 import wire
-from secure_mcp_grpc.http2.connection import Call, Connection, Event, Limits
+from secure_mcp_grpc.http2.connection import Connection
+from secure_mcp_grpc.http2.events import Call, Event, Limits
 from secure_mcp_grpc.http2.messages import prefixed
 from secure_mcp_grpc.http2.wire import ErrorCode, FrameType
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secure_mcp_grpc.http2 import wire
-from secure_mcp_grpc.http2.connection import Call, Cancelled, Connection, Limits
+from secure_mcp_grpc.http2.connection import Connection
+from secure_mcp_grpc.http2.events import Call, Cancelled, Limits
 from secure_mcp_grpc.http2.messages import prefixed
 from secure_mcp_grpc.http2.wire import ErrorCode
 

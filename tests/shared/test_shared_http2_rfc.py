@@ -7,7 +7,7 @@ import pytest
 from http2_frames import ACK, ECHO, END, GREETING, REQUEST, WHOLE, Peer, block, code, data, headers, request
 
 from secure_mcp_grpc.http2 import wire
-from secure_mcp_grpc.http2.connection import Call, Cancelled
+from secure_mcp_grpc.http2.events import Call, Cancelled
 from secure_mcp_grpc.http2.messages import Status, prefixed
 from secure_mcp_grpc.http2.wire import ErrorCode, FrameType, Setting
 
@@ -461,9 +461,22 @@ def test_incomplete_requests_are_bounded_together() -> None:
     assert said.answers[1].status == said.answers[3].status == "0"
 
 
-def test_peer_that_takes_no_answers_is_cut_off() -> None:
-    """Ours: answers that wait for windows are bounded."""
+def test_answer_that_was_not_taken_for_longest_makes_room_for_others() -> None:
+    """Ours: answers that wait for windows are bounded, at the cost of those alone who do not take theirs."""
     peer = Peer(max_buffered_bytes=10_000)
+    peer.send(setting(Setting.INITIAL_WINDOW_SIZE, 100), *(request(1 + 2 * n, bytes(1000)) for n in range(11)))
+    said = peer.send(wire.window_update(1, 50), request(23, bytes(1000)))
+
+    assert [number for number, answer in said.answers.items() if answer.reset is not None] == [3]
+    assert said.answers[3].reset == E.ENHANCE_YOUR_CALM
+    assert peer.connection.waiting_bytes <= 10_000
+    done = peer.send(wire.window_update(1, 1000), wire.window_update(23, 1000))
+    assert done.answers[1].status == done.answers[23].status == "0"
+
+
+def test_peer_that_never_takes_its_answers_is_cut_off() -> None:
+    """Ours: dropped answers are nuisances, of which there may be so many."""
+    peer = Peer(max_buffered_bytes=10_000, nuisances=20)
     said = peer.send(setting(Setting.INITIAL_WINDOW_SIZE, 0), *(request(1 + 2 * n, bytes(1000)) for n in range(50)))
 
     assert code(said) == E.ENHANCE_YOUR_CALM

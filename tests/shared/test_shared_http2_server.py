@@ -167,7 +167,7 @@ async def test_stream_of_messages_goes_no_faster_than_its_peer(tmp_path: Path) -
     handlers = Handlers()
     async with serving(tmp_path, handlers.server()) as socket, connected(socket) as client:
         client.writer.write(request(1, b"200", _path=COUNT))
-        await until(lambda: handlers.sent > 20)
+        await until(lambda: handlers.sent > 10)
         await asyncio.sleep(0.1)
         assert handlers.sent < 100
         wide = wire.window_update(0, 2**30) + wire.window_update(1, 2**30)
@@ -259,7 +259,7 @@ async def test_peer_that_does_not_introduce_itself_is_disconnected(
     tmp_path: Path, greeting: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: places are for those who speak; one that has is left alone, however long it is idle."""
-    monkeypatch.setattr("secure_mcp_grpc.http2.server._GREETING_S", 0.2)
+    monkeypatch.setattr("secure_mcp_grpc.http2.connected._GREETING_S", 0.2)
     async with serving(tmp_path, Handlers().server()) as socket, connected(socket) as idle:
         async with connected(socket, greeting) as client:
             with contextlib.suppress(ConnectionResetError):

@@ -19,6 +19,7 @@ SHARED = {
             "health",
             "http2",
             "lifecycle",
+            "limit_settings",
             "logs",
             "metrics",
             "records",
