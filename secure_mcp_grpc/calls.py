@@ -26,7 +26,9 @@ __all__ = [
     "TRANSPORT",
     "Malformed",
     "McpCall",
+    "call_of_frame",
     "check_name",
+    "is_request_id",
     "name_of",
     "parse_json_object",
     "read_client_frame",
@@ -130,30 +132,39 @@ def read_transport_call(rpc: str, message: bytes) -> McpCall:
     raise Malformed("no such RPC")
 
 
-def read_client_frame(message: bytes) -> tuple[pb.ClientFrame, McpCall]:
-    """A frame of a pipelined session, and the call in it. Raises `Malformed`, also for a frame that holds nothing."""
+def read_client_frame(message: bytes) -> McpCall:
+    """The call in a `ClientFrame`; raises `Malformed`."""
     try:
-        frame = pb.ClientFrame.FromString(message)
+        return call_of_frame(pb.ClientFrame.FromString(message))
     except DecodeError:
         raise Malformed("the gRPC message does not parse") from None
+
+
+def call_of_frame(frame: pb.ClientFrame) -> McpCall:
+    """The call in a frame of a pipelined session; raises `Malformed`, also for a frame that holds nothing."""
     match frame.WhichOneof("frame"):
         case "request":
-            return frame, read_request(frame.request)
+            return read_request(frame.request)
         case "notification":
-            return frame, read_notification(frame.notification)
+            return read_notification(frame.notification)
         case "reply":
-            return frame, _session_call(REPLY, frame.reply.session_id)
+            return _session_call(REPLY, frame.reply.session_id)
     raise Malformed("a frame must hold a request, a notification or a reply")
 
 
 def read_request(request: pb.Request) -> McpCall:
     """The call in a `Request`; raises `Malformed` for one that contradicts itself or is out of bounds."""
-    if not _ID.fullmatch(request.id_json) or not _is_utf8(request.id_json):
+    if not is_request_id(request.id_json):
         raise Malformed("id_json must be a JSON string or integer")
     call = _read(request.method, request.protocol_version, request.session_id, request.params_json)
     if call.name != request.name:
         raise Malformed("name must mirror params.name, or params.uri for resources")
     return call
+
+
+def is_request_id(id_json: bytes) -> bool:
+    """Whether it is a JSON string or integer, and so an id that a response can be given under."""
+    return _ID.fullmatch(id_json) is not None and _is_utf8(id_json)
 
 
 def read_notification(notification: pb.Notification) -> McpCall:

@@ -193,7 +193,7 @@ class FrameJudge:
 def _call(frame: pb.Frame) -> McpCall:
     """What is asked. Raises `Malformed`."""
     if frame.rpc == "Session":
-        return McpCall(calls.SESSION, "", {}) if frame.recheck else calls.read_client_frame(frame.message)[1]
+        return McpCall(calls.SESSION, "", {}) if frame.recheck else calls.read_client_frame(frame.message)
     if not frame.recheck:
         raise Malformed("this RPC has no frames")
     return calls.read_transport_call(frame.rpc, frame.message)

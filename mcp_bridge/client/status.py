@@ -1,33 +1,14 @@
-"""gRPC status codes as JSON-RPC errors: what an MCP application sees when a hop refuses or fails."""
-
-from typing import Any, Final
+"""gRPC status codes as JSON-RPC errors, where clients look for them."""
 
 import grpc
+import msgspec
 
-__all__ = ["CODES", "NO_RESPONSE", "error_of"]
+from mcp_bridge.status import CODES, NO_RESPONSE, error_of
 
-CODES: Final[dict[grpc.StatusCode, int]] = {
-    grpc.StatusCode.UNAUTHENTICATED: -32010,
-    grpc.StatusCode.PERMISSION_DENIED: -32011,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: -32012,
-    grpc.StatusCode.UNAVAILABLE: -32013,
-    grpc.StatusCode.DEADLINE_EXCEEDED: -32014,
-    grpc.StatusCode.NOT_FOUND: -32015,
-    grpc.StatusCode.INVALID_ARGUMENT: -32016,
-    grpc.StatusCode.UNIMPLEMENTED: -32017,
-    grpc.StatusCode.INTERNAL: -32018,
-}
-"""In the band that JSON-RPC leaves to implementations and MCP to nobody (-32010 to -32019)."""
-
-_OTHER: Final = -32019
-NO_RESPONSE: Final = "the stream ended without a response"
-_BROKEN_OFF: Final = "the connection to the server broke off before it answered"
+__all__ = ["CODES", "NO_RESPONSE", "error_message", "error_of"]
 
 
-def error_of(code: grpc.StatusCode, details: str | None) -> dict[str, Any]:
-    """The `error` member: `data.grpcStatus` names the code, the message is the sentence that came with it."""
-    if code is grpc.StatusCode.INTERNAL and "RST_STREAM" in (details or ""):
-        # No peer said so: gRPC core maps a stream that Envoy had to reset (its bridge died in mid-answer) to INTERNAL.
-        code, details = grpc.StatusCode.UNAVAILABLE, _BROKEN_OFF
-    message = details or f"the call failed with gRPC status {code.name}"
-    return {"code": CODES.get(code, _OTHER), "message": message, "data": {"grpcStatus": code.name}}
+def error_message(id_json: bytes, code: grpc.StatusCode, details: str | None) -> bytes:
+    """The complete JSON-RPC response with `error_of` in it."""
+    body = msgspec.json.encode(error_of(code, details))
+    return b'{"jsonrpc":"2.0","id":' + id_json + b',"error":' + body + b"}"

@@ -24,6 +24,7 @@ SHARED = {
             "metrics",
             "records",
             "settings",
+            "signing",
             "spiffe",
         ),
         *("typed_calls", "v1"),
