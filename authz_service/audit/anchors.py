@@ -7,15 +7,15 @@ last anchor can be cut off without a trace in the journal alone; the store and
 anchors that were shipped elsewhere close that.
 """
 
-import base64
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from secure_mcp_grpc import signing
+from secure_mcp_grpc.signing import key_id
 
 __all__ = ["Anchor", "AnchorBook", "Pin", "encode", "key_id", "parse", "sign", "verify"]
 
@@ -44,15 +44,9 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 _DECODER: Final = msgspec.json.Decoder(Anchor)
 
 
-def key_id(key: Ed25519PublicKey) -> str:
-    """The beginning of the hash of the raw public key, hex."""
-    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
-
-
 def sign(key: Ed25519PrivateKey, chain: str, seq: int, digest: str, ts: str) -> Anchor:
     unsigned = Anchor(chain=chain, seq=seq, hash=digest, ts=ts, key=key_id(key.public_key()))
-    signature = base64.b64encode(key.sign(unsigned.statement())).decode()
-    return msgspec.structs.replace(unsigned, signature=signature)
+    return msgspec.structs.replace(unsigned, signature=signing.sign(key, unsigned.statement()))
 
 
 def encode(anchor: Anchor) -> bytes:
@@ -70,15 +64,7 @@ def parse(line: bytes | str) -> Anchor | None:
 
 def verify(anchor: Anchor, keys: Iterable[Ed25519PublicKey]) -> bool:
     """Whether one of `keys` signed it."""
-    for key in keys:
-        if key_id(key) != anchor.key:
-            continue
-        try:
-            key.verify(base64.b64decode(anchor.signature, validate=True), anchor.statement())
-        except (InvalidSignature, ValueError):
-            return False
-        return True
-    return False
+    return signing.verifies(anchor.signature, anchor.statement(), keys, anchor.key)
 
 
 @dataclass(frozen=True, slots=True)
