@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -23,10 +24,11 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import ClientMessageMetadata, SessionMessage
 from pydantic import ValidationError
 
-from mcp_bridge.client.channel import Address, Channels
+from mcp_bridge.client.channel import Address, Channels, Endpoint
 from mcp_bridge.client.identity import Identity
+from mcp_bridge.client.listening import Metadata, listen
 from mcp_bridge.client.status import NO_RESPONSE, error_of
-from secure_mcp_grpc import calls
+from mcp_bridge.patterns import declared_version, expects_notifications, meta_of, name_or_nothing
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
 __all__ = ["grpc_transport"]
@@ -37,11 +39,8 @@ Incoming = SessionMessage | Exception
 Streams = tuple[MemoryObjectReceiveStream[Incoming], "_Writer"]
 
 _VERSION_HEADER: Final = "mcp-protocol-version"
-_LOG_LEVEL: Final = "io.modelcontextprotocol/logLevel"
 _NOTIFY_S: Final = 10.0
 _END_SESSION_S: Final = 1.0
-_FIRST_RETRY_S: Final = 0.2
-_LAST_RETRY_S: Final = 5.0
 _FINAL = frozenset({"UNAUTHENTICATED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL"})
 """Statuses of server/discover that say nothing about the server's era: trying the handshake would hide them."""
 
@@ -55,9 +54,15 @@ def grpc_transport(
     token: str | Callable[[], str] | None = None,
     interceptors: Sequence[Any] = (),
     max_answer_bytes: int = 16 * 1024 * 1024,
+    timeout_s: float | None = None,
     channel_factory: Callable[[], grpc.aio.Channel] | None = None,
 ) -> contextlib.AbstractAsyncContextManager[Streams]:
     """A transport for `mcp.Client` to the sidecar at `address` (`host:port`).
+
+    Several addresses with commas between them share the requests: each takes
+    its turn, one that is away is left out, a session stays where it began.
+    `timeout_s` is the longest that any request but `subscriptions/listen` may
+    take.
 
     `identity` names certificate, key and CA, or the directory that holds them
     as tls.crt, tls.key and ca.crt; without one only loopback addresses are
@@ -72,16 +77,18 @@ def grpc_transport(
     if isinstance(identity, str | Path):
         identity = Identity.from_directory(identity)
     where = Address(address, identity, server_id, server_name, tuple(interceptors), max_answer_bytes, channel_factory)
-    return _connected(Channels(where), token)
+    return _connected(Channels(where), token, timeout_s)
 
 
 @contextlib.asynccontextmanager
-async def _connected(channels: Channels, token: str | Callable[[], str] | None) -> AsyncIterator[Streams]:
+async def _connected(
+    channels: Channels, token: str | Callable[[], str] | None, timeout_s: float | None
+) -> AsyncIterator[Streams]:
     await channels.open()
     to_session, incoming = anyio.create_memory_object_stream[Incoming](64)
     try:
         async with to_session, incoming, anyio.create_task_group() as group:
-            writer = _Writer(channels, to_session, group, token)
+            writer = _Writer(channels, to_session, group, token, timeout_s)
             try:
                 yield incoming, writer
             finally:
@@ -101,7 +108,9 @@ class _Writer:
         to_session: MemoryObjectSendStream[Incoming],
         group: TaskGroup,
         token: str | Callable[[], str] | None,
+        timeout_s: float | None,
     ) -> None:
+        self._timeout_s = timeout_s
         self._channels = channels
         self._to_session = to_session
         self._group = group
@@ -123,7 +132,7 @@ class _Writer:
         else:
             body = message.model_dump(by_alias=True, mode="json", exclude_unset=True)
             reply = pb.ReplyRequest(session_id=self._session_id, message_json=_encode(body))
-            await self._tell(self._channels.stubs.reply, reply, "reply")
+            await self._tell("reply", reply, "reply")
 
     async def aclose(self) -> None:
         return None
@@ -139,7 +148,8 @@ class _Writer:
             return
         ending, self._session_id = pb.EndSessionRequest(session_id=self._session_id), ""
         with anyio.move_on_after(_END_SESSION_S, shield=True):
-            await self._tell(self._channels.stubs.end_session, ending, "end_session")
+            await self._tell("end_session", ending, "end_session")
+        self._channels.release(ending.session_id)
 
     def _start(self, message: types.JSONRPCRequest) -> None:
         params = message.params or {}
@@ -147,10 +157,10 @@ class _Writer:
             self._session_id = self._version = ""
         elif message.method == "server/discover":
             self._discover_error = None
-        declared = _meta(params).get(calls.PROTOCOL_VERSION_META_KEY)
+        declared = declared_version(meta_of(params))
         request = pb.Request(
             method=message.method,
-            name=_name(message.method, params),
+            name=name_or_nothing(message.method, params),
             protocol_version=declared if isinstance(declared, str) else self._version,
             session_id=self._session_id,
             id_json=_encode(message.id),
@@ -184,19 +194,19 @@ class _Writer:
     async def _ask(self, message: types.JSONRPCRequest, request: pb.Request) -> None:
         if message.method == "initialize" and self._hides_refusal():
             await self._fail(message, self._discover_error or {})
-        elif message.method == "subscriptions/listen" or {"progressToken", _LOG_LEVEL} & _meta(message.params).keys():
+        elif expects_notifications(message.method, meta_of(message.params)):
             await self._stream(message, request)
         else:
             await self._call(message, request)
 
     async def _call(self, message: types.JSONRPCRequest, request: pb.Request) -> None:
+        endpoint = await self._channels.pick(request.session_id)
         try:
-            response = await self._channels.stubs.call(request, metadata=self._metadata())
+            response = await endpoint.stubs.call(request, metadata=self._metadata(), timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
-            await self._refused(message, error)
+            await self._refused(message, error, endpoint)
             return
-        if response.session_id:
-            self._session_id = response.session_id
+        self._opened(response.session_id, endpoint)
         if (answer := _parse(response.message_json)) is None:
             await self._fail(message, _not_json())
         else:
@@ -204,11 +214,12 @@ class _Writer:
 
     async def _stream(self, message: types.JSONRPCRequest, request: pb.Request) -> None:
         """A stream that ends without its response would leave the SDK waiting for ever."""
-        call = self._channels.stubs.stream(request, metadata=self._metadata())
+        endpoint = await self._channels.pick(request.session_id)
+        timeout_s = None if message.method == "subscriptions/listen" else self._timeout_s
+        call = endpoint.stubs.stream(request, metadata=self._metadata(), timeout=timeout_s)
         try:
             async for response in call:
-                if response.session_id:
-                    self._session_id = response.session_id
+                self._opened(response.session_id, endpoint)
                 one = _parse(response.message_json)
                 if one is None:
                     await self._fail(message, _not_json())
@@ -218,9 +229,14 @@ class _Writer:
                     return
             await self._fail(message, {"code": types.CONNECTION_CLOSED, "message": NO_RESPONSE})
         except grpc.aio.AioRpcError as error:
-            await self._refused(message, error)
+            await self._refused(message, error, endpoint)
         finally:
             call.cancel()
+
+    def _opened(self, session_id: str, endpoint: Endpoint) -> None:
+        if session_id:
+            self._session_id = session_id
+            self._channels.bind(session_id, endpoint)
 
     async def _notify(self, message: types.JSONRPCNotification) -> None:
         cancelled = None
@@ -238,7 +254,7 @@ class _Writer:
             session_id=self._session_id,
             params_json=_encode(message.params) if message.params is not None else b"",
         )
-        sent = await self._tell(self._channels.stubs.notify, notification, message.method)
+        sent = await self._tell("notify", notification, message.method)
         if cancelled is not None:
             cancelled[0].cancel()
         if sent and message.method == "notifications/initialized" and self._session_id:
@@ -246,39 +262,36 @@ class _Writer:
 
     async def _listen(self, session_id: str) -> None:
         """What the server sends outside of requests, as long as the session lives; without the right to it, without."""
-        retry_s = _FIRST_RETRY_S
-        while session_id == self._session_id:
-            try:
-                request = pb.ListenRequest(session_id=session_id)
-                async for response in self._channels.stubs.listen(request, metadata=self._metadata()):
-                    retry_s = _FIRST_RETRY_S
-                    if (one := _parse(response.message_json)) is not None:
-                        await self._pass_on(one)
-                return
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ALREADY_EXISTS):
-                    logger.debug("listen ended: %s", error.code().name)
-                    return
-            await anyio.sleep(retry_s)
-            retry_s = min(retry_s * 2, _LAST_RETRY_S)
 
-    async def _tell(self, rpc: Any, request: Any, what: str) -> bool:
+        async def metadata() -> Metadata:
+            return self._metadata()
+
+        try:
+            async with aclosing(listen(self._channels, session_id, metadata)) as incoming:
+                async for message in incoming:
+                    if (one := _parse(message)) is not None:
+                        await self._pass_on(one)
+        except grpc.aio.AioRpcError as error:
+            logger.debug("listen ended: %s", error.code().name)
+
+    async def _tell(self, rpc: str, request: Any, what: str) -> bool:
         """A message that nobody answers; a failure is logged, as the SDK does for its own transports."""
         try:
-            await rpc(request, metadata=self._metadata(), timeout=_NOTIFY_S)
+            endpoint = await self._channels.pick(request.session_id)
+            await getattr(endpoint.stubs, rpc)(request, metadata=self._metadata(), timeout=_NOTIFY_S)
         except grpc.aio.AioRpcError as error:
             logger.warning("%s was not delivered: %s: %s", what, error.code().name, error.details())
             return False
         return True
 
-    async def _refused(self, message: types.JSONRPCRequest, error: grpc.aio.AioRpcError) -> None:
+    async def _refused(self, message: types.JSONRPCRequest, error: grpc.aio.AioRpcError, endpoint: Endpoint) -> None:
         body = error_of(error.code(), error.details())
         if message.method == "server/discover":
             self._discover_error = body
         elif message.method == "initialize" and self._both_denied(body):
             body = self._discover_error or body
         if error.code() is grpc.StatusCode.UNAVAILABLE:
-            await self._channels.renew()
+            await self._channels.failed(endpoint)
         await self._fail(message, body)
 
     async def _pass_on(self, item: SessionMessage) -> None:
@@ -305,18 +318,6 @@ class _Writer:
             return ()
         token = self._token if isinstance(self._token, str) else self._token()
         return (("authorization", f"Bearer {token}"),)
-
-
-def _meta(params: Any) -> dict[str, Any]:
-    meta = params.get("_meta") if params else None
-    return meta if isinstance(meta, dict) else {}
-
-
-def _name(method: str, params: dict[str, Any]) -> str:
-    try:
-        return calls.name_of(method, params)
-    except calls.Malformed:
-        return ""  # authz_service refuses it with the sentence
 
 
 def _encode(value: Any) -> bytes:

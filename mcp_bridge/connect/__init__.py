@@ -1,0 +1,1 @@
+"""`secure-mcp-grpc connect`: a local MCP server whose answers come over gRPC from a sidecar."""

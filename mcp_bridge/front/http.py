@@ -1,0 +1,347 @@
+"""The server side of MCP's streamable HTTP, both eras, as an ASGI application over a `Backend`.
+
+Between an HTTP server (uvicorn) and a backend. Messages pass as bytes. Which
+era a request is of is told by its `MCP-Protocol-Version` header and by its
+`_meta`; the two must agree. Streams cannot be resumed: both specifications
+leave that to the server.
+"""
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import replace
+from typing import Any, Final
+
+from mcp_bridge import wire
+from mcp_bridge.front import messages, rules
+from mcp_bridge.front.access import Access, values
+from mcp_bridge.front.backend import Backend, BackendError, Headers, SessionUnknown, Via
+from mcp_bridge.front.messages import Invalid, Notification, Request, Response
+from mcp_bridge.front.reply import Receive, Reply, Send, read_body, watching
+from mcp_bridge.front.rules import Refusal
+from mcp_bridge.front.streams import Conversation, RequestStream
+
+__all__ = ["HttpFront"]
+
+Scope = MutableMapping[str, Any]
+
+_SESSION_ID: Final = "mcp-session-id"
+_JSON: Final = "application/json"
+_EVENTS: Final = "text/event-stream"
+_INITIALIZED: Final = "notifications/initialized"
+_PLAIN: Final = frozenset({"ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+"""Handshake-era requests during which, like lists, nobody is asked anything."""
+_REVIVED_S: Final = 0.5
+"""How long a GET stream waits to hear that its session is unknown before it says 200."""
+
+
+class HttpFront:
+    """Serve inside `async with front.running():`.
+
+    `listens_ahead`: take what a session's server says as soon as the session
+    is up, so that a client without a GET stream can be asked, too; without it,
+    only while a GET stream is open.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        access: Access,
+        *,
+        max_request_bytes: int,
+        max_answer_bytes: int,
+        path: str = "/mcp",
+        keep_alive_s: float = 15.0,
+        idle_s: float = 600.0,
+        max_sessions: int = 1000,
+        max_in_flight: int = 1000,
+        listens_ahead: bool = True,
+    ) -> None:
+        self._backend = backend
+        self._access = access
+        self._max_request_bytes = max_request_bytes
+        self._max_answer_bytes = max_answer_bytes
+        self._path = path
+        self._keep_alive_s = keep_alive_s
+        self._idle_s = idle_s
+        self._max_sessions = max_sessions
+        self._max_in_flight = max_in_flight
+        self._listens_ahead = listens_ahead
+        self._conversations: dict[tuple[str, str], Conversation] = {}
+        self._streams: set[RequestStream] = set()
+        self._group: asyncio.TaskGroup | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as self._group:
+            reaper = self._group.create_task(self._reap())
+            try:
+                yield
+            finally:
+                reaper.cancel()
+                self.stop()
+
+    def stop(self) -> None:
+        """End every stream, so that the HTTP server can drain."""
+        for conversation in self._conversations.values():
+            conversation.close()
+        for stream in self._streams:
+            stream.outbox.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers: Headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        reply = Reply(send, self._access.browser(headers))
+        try:
+            refusal = await self._serve(scope, headers, receive, reply)
+        except BackendError as error:
+            refusal = Refusal(error.http_status, error.code, error.sentence)
+        if refusal is not None:
+            await reply.refuse(refusal)
+
+    async def _serve(self, scope: Scope, headers: Headers, receive: Receive, reply: Reply) -> Refusal | None:
+        if sentence := self._access.flaw(headers):
+            return Refusal(403, wire.INVALID_REQUEST, sentence)
+        if scope["path"].rstrip("/") != self._path:
+            return Refusal(404, wire.INVALID_REQUEST, f"the MCP endpoint is {self._path}")
+        match scope["method"]:
+            case "POST":
+                return await self._post(headers, receive, reply)
+            case "GET" if rules.is_handshake(headers):
+                return await self._get(headers, receive, reply)
+            case "DELETE" if rules.is_handshake(headers):
+                return await self._delete(headers, reply)
+            case "OPTIONS" if self._access.browser(headers):
+                await reply.empty(204)
+                return None
+        reply.extra["allow"] = "GET, POST, DELETE" if rules.is_handshake(headers) else "POST"
+        return Refusal(405, wire.INVALID_REQUEST, f"{scope['method']} is not served here")
+
+    async def _post(self, headers: Headers, receive: Receive, reply: Reply) -> Refusal | None:
+        if not rules.is_json(headers):
+            return Refusal(415, wire.INVALID_REQUEST, "Content-Type must be application/json")
+        if not (rules.accepts(headers, _JSON) and rules.accepts(headers, _EVENTS)):
+            return Refusal(406, wire.INVALID_REQUEST, "Accept must list application/json and text/event-stream")
+        body = await read_body(headers, receive, self._max_request_bytes)
+        if not isinstance(body, bytes):
+            return body
+        message = messages.read_message(body)
+        if isinstance(message, Invalid):
+            reply.id_json = message.id_json
+            return Refusal(400, message.code, message.sentence)
+        if isinstance(message, Request):
+            reply.id_json = message.id_json
+            if message.is_modern or not rules.is_handshake(headers):
+                return await self._modern(message, headers, receive, reply)
+            return await self._handshake(message, headers, receive, reply)
+        return await self._tell(message, headers, reply)
+
+    async def _modern(self, request: Request, headers: Headers, receive: Receive, reply: Reply) -> Refusal | None:
+        if refusal := rules.check_modern(request, headers):
+            return refusal
+        stream = RequestStream(self._max_answer_bytes, None)
+        via = Via(version=request.declared, headers=headers)
+        await self._exchange(stream, request, via, receive, reply, streams=request.expects_notifications)
+        return None
+
+    async def _handshake(self, request: Request, headers: Headers, receive: Receive, reply: Reply) -> Refusal | None:
+        if request.method == "initialize":
+            stream = RequestStream(self._max_answer_bytes, None)
+            await self._exchange(stream, request, Via(headers=headers), receive, reply, streams=False)
+            return None
+        via = self._via(headers)
+        conversation = self._conversation(via)
+        reply.extra[_SESSION_ID] = via.session_id
+        stream = RequestStream(self._max_answer_bytes, conversation)
+        via = replace(via, version=conversation.version)
+        try:
+            await self._exchange(stream, request, via, receive, reply, streams=_may_ask(request))
+        except SessionUnknown:
+            self._forget(conversation)
+            raise
+        return None
+
+    async def _tell(self, message: Notification | Response, headers: Headers, reply: Reply) -> Refusal | None:
+        if not rules.is_handshake(headers):
+            version = values(headers, "mcp-protocol-version")[0]
+            if isinstance(message, Response):
+                return Refusal(400, wire.INVALID_REQUEST, "2026-07-28 has no requests of servers to respond to")
+            if version not in rules.MODERN_VERSIONS:
+                return rules.unsupported(version)
+            await reply.empty(202)  # 2026-07-28 defines none over HTTP: a cancel is the end of the request's stream
+            return None
+        via = self._via(headers)
+        conversation = self._conversation(via)
+        via = replace(via, version=conversation.version)
+        try:
+            if isinstance(message, Response):
+                await self._backend.reply(message.message, via)
+            else:
+                await self._backend.notify(message, via)
+        except SessionUnknown:
+            self._forget(conversation)
+            raise
+        if isinstance(message, Notification) and message.method == _INITIALIZED and self._listens_ahead:
+            conversation.listen(self._running_group(), via)
+        await reply.empty(202)
+        return None
+
+    async def _get(self, headers: Headers, receive: Receive, reply: Reply) -> Refusal | None:
+        if not rules.accepts(headers, _EVENTS):
+            return Refusal(406, wire.INVALID_REQUEST, "Accept must list text/event-stream")
+        via = self._via(headers)
+        conversation = self._conversation(via)
+        if conversation.is_read:
+            return Refusal(409, wire.INVALID_REQUEST, "another GET stream of this session is open")
+        conversation.is_read = True
+        try:
+            if conversation.listen(self._running_group(), via):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(conversation.ended.wait(), _REVIVED_S)
+            if isinstance(conversation.failure, SessionUnknown):
+                raise conversation.failure
+            if conversation.failure is not None:
+                return Refusal(405, conversation.failure.code, conversation.failure.sentence)
+            reply.extra[_SESSION_ID] = via.session_id
+            await self._stream_queue(conversation, receive, reply)
+        finally:
+            conversation.is_read = False
+            conversation.last_used = time.monotonic()
+            if not self._listens_ahead or conversation.ended.is_set():
+                self._forget(conversation)
+        return None
+
+    async def _delete(self, headers: Headers, reply: Reply) -> Refusal | None:
+        via = self._via(headers)
+        conversation = self._conversation(via)
+        try:
+            await self._backend.end_session(via)
+        finally:
+            self._forget(conversation)
+        await reply.empty(200)
+        return None
+
+    async def _exchange(
+        self, stream: RequestStream, request: Request, via: Via, receive: Receive, reply: Reply, *, streams: bool
+    ) -> None:
+        """2025-11-25: a client that leaves cancels nothing; 2026-07-28: it cancels its request. So does one that
+        leaves before it was told its session."""
+        if len(self._streams) >= self._max_in_flight:
+            raise BackendError(f"{self._max_in_flight} requests are in flight", http_status=503)
+        self._streams.add(stream)
+        pump = self._running_group().create_task(stream.pump(self._backend, request, via, streams=streams))
+        pump.add_done_callback(lambda _: self._streams.discard(stream))
+        cancels = request.is_modern or request.method == "initialize"
+        try:
+            async with watching(receive, stream.leave):
+                await self._answer(stream, request, via, reply)
+        finally:
+            if cancels:
+                pump.cancel()
+
+    async def _answer(self, stream: RequestStream, request: Request, via: Via, reply: Reply) -> None:
+        opens = request.method == "initialize"
+        first = await stream.outbox.get() if opens else await self._next(stream.outbox.get)
+        while opens and first is not None:
+            first = await stream.outbox.get()
+        if first is None:
+            if stream.is_gone:
+                return
+            await self._answer_as_json(stream, request, via, reply)
+            return
+        await reply.start_events()
+        await reply.event(first)
+        while (message := await self._next(stream.outbox.get)) is not None:
+            await reply.event(message)
+        if not stream.is_gone:
+            await reply.event(stream.response or _failed(stream).body(request.id_json), last=True)
+
+    async def _answer_as_json(self, stream: RequestStream, request: Request, via: Via, reply: Reply) -> None:
+        if not stream.response:
+            if isinstance(stream.failure, SessionUnknown):
+                raise stream.failure
+            await reply.refuse(_failed(stream))
+            return
+        if stream.session_id:
+            reply.extra[_SESSION_ID] = stream.session_id
+            self._opened(stream, via)
+        await reply.json(rules.status_of(stream.response) if request.is_modern else 200, stream.response)
+
+    async def _stream_queue(self, conversation: Conversation, receive: Receive, reply: Reply) -> None:
+        await reply.start_events()
+        await reply.event(b"")
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(self._write_queue(conversation, reply))
+            async with watching(receive, writing.cancel):
+                await asyncio.wait([writing])
+        if not writing.cancelled():
+            await reply.end()
+
+    async def _write_queue(self, conversation: Conversation, reply: Reply) -> None:
+        while (message := await self._next(conversation.queue.get)) is not None:
+            await reply.event(message)
+
+    async def _next(self, get: Callable[[], Awaitable[bytes | None]]) -> bytes | None:
+        """The next message; empty when it is time for a sign of life; None at the end."""
+        try:
+            async with asyncio.timeout(self._keep_alive_s):
+                return await get()
+        except TimeoutError:
+            return b""
+
+    def _via(self, headers: Headers) -> Via:
+        named = values(headers, _SESSION_ID)
+        if len(named) != 1 or not re.fullmatch(r"[\x21-\x7e]{1,128}", named[0]):
+            sentence = "the Mcp-Session-Id header must name the session: send initialize first"
+            raise BackendError(sentence, code=wire.INVALID_REQUEST, http_status=400)
+        return Via(named[0], next(iter(values(headers, "mcp-protocol-version")), ""), headers)
+
+    def _conversation(self, via: Via) -> Conversation:
+        """What is known here of the session; whether it exists is the backend's to say."""
+        key = (self._backend.owner(via), via.session_id)
+        found = self._conversations.get(key)
+        if found is None or found.ended.is_set():
+            if len(self._conversations) >= self._max_sessions:
+                raise BackendError(f"{self._max_sessions} sessions are open")
+            found = Conversation(key, via.version, self._backend, self._max_answer_bytes)
+            self._conversations[key] = found
+        found.last_used = time.monotonic()
+        return found
+
+    def _opened(self, stream: RequestStream, via: Via) -> None:
+        version = messages.agreed_version(stream.response)
+        self._conversation(replace(via, session_id=stream.session_id, version=version))
+
+    def _forget(self, conversation: Conversation) -> None:
+        conversation.close()
+        if self._conversations.get(conversation.key) is conversation:
+            del self._conversations[conversation.key]
+
+    async def _reap(self) -> None:
+        """A session that nobody used for a while is no longer listened to, so that its server may end it as idle."""
+        while True:
+            await asyncio.sleep(max(0.05, self._idle_s / 4))
+            now = time.monotonic()
+            for one in list(self._conversations.values()):
+                if not one.is_busy and now - one.last_used > self._idle_s:
+                    self._forget(one)
+
+    def _running_group(self) -> asyncio.TaskGroup:
+        if self._group is None:
+            raise RuntimeError("serve inside running()")
+        return self._group
+
+
+def _may_ask(request: Request) -> bool:
+    """Handshake era: whether the server may say something about this request before it answers."""
+    if request.expects_notifications:
+        return True
+    return request.method not in _PLAIN and not request.method.endswith("/list")
+
+
+def _failed(stream: RequestStream) -> Refusal:
+    failure = stream.failure or BackendError("the server is stopping")
+    return Refusal(failure.http_status, failure.code, failure.sentence)
