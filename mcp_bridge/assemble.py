@@ -10,11 +10,18 @@ __all__ = ["build_upstream"]
 def build_upstream(settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream:
     """The upstream named in the settings; a `Router` over all of them where there are several."""
     upstreams = [_build(name, spec, settings, metrics) for name, spec in settings.upstreams.items()]
-    if len(upstreams) == 1:
+    prefixes = {name: prefix for name in settings.upstreams if (prefix := settings.prefix_of(name))}
+    if len(upstreams) == 1 and not prefixes:
         return upstreams[0]
     from mcp_bridge.upstreams.router import Router
 
-    return Router(upstreams, max_bytes=settings.max_answer_bytes)
+    return Router(
+        upstreams,
+        max_bytes=settings.max_answer_bytes,
+        prefixes=prefixes,
+        leave_out=settings.when_down == "leave_out",
+        patience_s=settings.child_start_timeout_s,
+    )
 
 
 def _build(name: str, spec: UpstreamSettings, settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream:
@@ -28,13 +35,17 @@ def _build(name: str, spec: UpstreamSettings, settings: BridgeSettings, metrics:
             cwd=spec.cwd,
             max_message_bytes=settings.max_answer_bytes,
             max_children=settings.max_children,
+            start_timeout_s=settings.child_start_timeout_s,
+            limits=spec.limits.for_launch(),
             on_children=metrics.children.labels(name).set,
             on_restart=metrics.restarts.labels(name).inc,
         )
     if spec.url is not None:
         from mcp_bridge.upstreams.http import HttpUpstream
 
-        return HttpUpstream(name, spec.url, max_message_bytes=settings.max_answer_bytes)
+        return HttpUpstream(
+            name, spec.url, max_message_bytes=settings.max_answer_bytes, ca=spec.ca, headers=spec.headers
+        )
     from mcp_bridge.upstreams.inprocess import InProcessUpstream
 
     return InProcessUpstream(name, spec.target)

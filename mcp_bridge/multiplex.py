@@ -18,13 +18,15 @@ import msgspec
 from mcp_bridge import wire
 from mcp_bridge.errors import HopError, overloaded
 from mcp_bridge.exchange import Exchange, Outbox, Session
-from secure_mcp_grpc import logs
+from mcp_bridge.upstreams.rare import Rare
 
 __all__ = ["Multiplex"]
 
 logger = logging.getLogger(__name__)
 
 _LISTEN = "subscriptions/listen"
+_PATIENCE_S = 2.0
+"""How long the connection is not read on while a caller has no room for a message of its request."""
 
 
 @dataclass(slots=True)
@@ -43,6 +45,8 @@ class Multiplex:
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
         self._failure: HopError | None = None
+        self._log = Rare(logger, server=server)
+        self.has_spoken = False
         self.last_used = time.monotonic()
 
     @property
@@ -88,26 +92,30 @@ class Multiplex:
     def reply(self, message: bytes) -> None:
         self._write(message)
 
-    def received(self, message: bytes, related: int | None = None) -> None:
-        """Take a message from the server; `related` is the request that it belongs to, where the connection says so."""
+    async def received(self, message: bytes, related: int | None = None) -> None:
+        """Take a message from the server; `related` is the request that it belongs to, where the connection says so.
+
+        Read the connection on only after this: it waits for a caller who reads slowly, for a while.
+        """
         try:
-            envelope = wire.read_envelope(message)
+            envelope = wire.read_answer(message)
         except wire.NotJson:
             self.broken(message, message)
             return
+        self.has_spoken = True
         if wire.is_response(envelope):
             self._answered(envelope)
         elif envelope.method and bytes(envelope.id):
             self._asked(envelope, message, related)
         elif envelope.method:
-            self._notified(envelope, message, related)
+            await self._notified(envelope, message, related)
         else:
             self.broken(message, message)
 
     def broken(self, head: bytes, tail: bytes, error: HopError | None = None) -> None:
         """Something that is no message came, starting and ending so: fail the request it answers, if it tells which."""
         number = _id_near_an_end(head, tail)
-        logs.event(logger, logging.WARNING, "upstream_garbage", server=self._server, bytes=len(head))
+        self._log.event(logging.WARNING, "upstream_garbage", bytes=len(head))
         pending = self._pending.get(number) if number is not None else None
         if pending is None and len(self._pending) == 1 and head.lstrip()[:1] == b"{":
             pending = next(iter(self._pending.values()))
@@ -133,7 +141,7 @@ class Multiplex:
     def _answered(self, envelope: wire.Envelope) -> None:
         pending = self._pending.get(_number(bytes(envelope.id)))
         if pending is None:
-            logs.event(logger, logging.WARNING, "upstream_answered_unasked", server=self._server)
+            self._log.event(logging.WARNING, "upstream_answered_unasked")
             return
         exchange = pending.exchange
         response = wire.response_with_id(envelope, exchange.id_json)
@@ -149,34 +157,35 @@ class Multiplex:
             sentence = "the client cannot be asked: it is not listening, or this protocol version has no such requests"
             self._write(wire.error(bytes(envelope.id), wire.METHOD_NOT_FOUND, sentence))
 
-    def _notified(self, envelope: wire.Envelope, message: bytes, related: int | None) -> None:
+    async def _notified(self, envelope: wire.Envelope, message: bytes, related: int | None) -> None:
         params = bytes(envelope.params)
         if envelope.method == "notifications/progress":
-            self._progressed(params)
+            await self._progressed(params)
             return
         meta = wire.read_meta(params)
         if subscription := bytes(meta.subscription_id):
             pending = self._pending.get(_number(subscription))
             if pending is not None:
-                self._deliver(pending, wire.notification(envelope.method, _restamped(params, pending.exchange.id_json)))
+                restamped = _restamped(params, pending.exchange.id_json)
+                await self._deliver(pending, wire.notification(envelope.method, restamped))
             return
         if (pending := self._pending.get(related or 0)) is not None and pending.exchange.outbox is not None:
-            self._deliver(pending, message)
+            await self._deliver(pending, message)
         elif self._session is not None:
             self._session.queue.offer(message)
         elif (pending := self._asked_for_logs()) is not None:
-            self._deliver(pending, message)
+            await self._deliver(pending, message)
 
-    def _progressed(self, params: bytes) -> None:
+    async def _progressed(self, params: bytes) -> None:
         try:
             members = wire.object_of(params)
             pending = self._pending.get(_number(bytes(members["progressToken"])))
         except (wire.NotJson, KeyError):
             return
-        if pending is not None:
-            token = bytes(pending.exchange.meta.progress_token)
+        # Without a token of its own a request never asked for progress, whatever number the server guessed.
+        if pending is not None and (token := bytes(pending.exchange.meta.progress_token)):
             restored = wire.with_params(params, {"progressToken": token})
-            self._deliver(pending, wire.notification("notifications/progress", restored))
+            await self._deliver(pending, wire.notification("notifications/progress", restored))
 
     def _asked_for_logs(self) -> _Pending | None:
         """A stateless stdio connection does not say whose a log message is: the last that asked for logs gets it."""
@@ -189,9 +198,15 @@ class Multiplex:
         pending = self._pending.get(related or 0)
         return pending.exchange.outbox if pending is not None else None
 
-    def _deliver(self, pending: _Pending, message: bytes) -> None:
+    async def _deliver(self, pending: _Pending, message: bytes) -> None:
         outbox = pending.exchange.outbox
-        if outbox is not None and not outbox.offer(message) and outbox.overflowed:
+        if outbox is None or pending.answer.done():
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await outbox.put(message)
+        except TimeoutError:
+            outbox.overflowed = True
             _settle(pending, overloaded("the caller reads this request's messages too slowly"))
 
 

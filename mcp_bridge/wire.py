@@ -11,6 +11,8 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
+from mcp_bridge.raw_json import NotJson, check_keys, check_utf8, members
+
 __all__ = [
     "EXPLAIN",
     "INTERNAL_ERROR",
@@ -25,7 +27,9 @@ __all__ = [
     "is_response",
     "notification",
     "object_of",
+    "object_text",
     "outcome_of",
+    "read_answer",
     "read_envelope",
     "read_meta",
     "replace_meta",
@@ -46,10 +50,6 @@ SUBSCRIPTION_ID: Final = "io.modelcontextprotocol/subscriptionId"
 EXPLAIN: Final = "secure-mcp-grpc/explain"
 """Key in `params._meta` of a list request: `true` asks why what is hidden is hidden."""
 _ABSENT = Raw(b"")
-
-
-class NotJson(ValueError):
-    """What should have been a JSON-RPC message is not one."""
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -106,6 +106,7 @@ _error_code = msgspec.json.Decoder(_ErrorCode)
 _result_flags = msgspec.json.Decoder(_Result)
 _raw_object = msgspec.json.Decoder(dict[str, Raw])
 _NO_META = Meta()
+_META_FIELDS = msgspec.structs.fields(Meta)
 
 
 def read_envelope(message: bytes) -> Envelope:
@@ -113,7 +114,32 @@ def read_envelope(message: bytes) -> Envelope:
     try:
         return _envelope.decode(message)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _envelope_of(members(message))
+
+
+def read_answer(message: bytes) -> Envelope:
+    """What an MCP server sent, read strictly: `read_envelope`, and `NotJson` also for what parsers read differently.
+
+    That is: bytes that are not UTF-8, and keys that stand twice or differ in
+    case only, in the message itself, in its result or params, and in their `_meta`.
+    """
+    check_utf8(message)
+    envelope = _envelope_of(members(message))
+    for body in (bytes(envelope.result), bytes(envelope.params)):
+        if body.startswith(b"{"):
+            check_keys(body)
+            if b'"_meta"' in body and (meta := bytes(object_of(body).get("_meta", b""))).startswith(b"{"):
+                check_keys(meta)
+    return envelope
+
+
+def _envelope_of(found: Mapping[str, Raw]) -> Envelope:
+    try:
+        method = msgspec.json.decode(found["method"], type=str) if "method" in found else ""
+    except msgspec.MsgspecError:
         raise NotJson from None
+    values = {key: found[key] for key in ("id", "params", "result", "error") if key in found}
+    return Envelope(method, **values)
 
 
 def is_response(envelope: Envelope) -> bool:
@@ -127,7 +153,15 @@ def read_meta(params: bytes) -> Meta:
     try:
         return _params.decode(params).meta or _NO_META
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _meta_of(params)
+
+
+def _meta_of(params: bytes) -> Meta:
+    try:
+        found = members(bytes(members(params)["_meta"]))
+    except (NotJson, KeyError):
         return _NO_META
+    return Meta(**{one.name: found[one.encode_name] for one in _META_FIELDS if one.encode_name in found})
 
 
 def object_of(text: bytes) -> dict[str, Raw]:
@@ -135,7 +169,7 @@ def object_of(text: bytes) -> dict[str, Raw]:
     try:
         return _raw_object.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise NotJson from None
+        return members(text)
 
 
 def replace_meta(params: bytes, changes: Mapping[str, bytes]) -> bytes:
@@ -149,6 +183,11 @@ def replace_meta(params: bytes, changes: Mapping[str, bytes]) -> bytes:
 def with_params(params: bytes, changes: Mapping[str, bytes]) -> bytes:
     """`params` with top-level members set; every other value byte for byte as it was."""
     return _encode((object_of(params) if params else {}) | {key: Raw(value) for key, value in changes.items()})
+
+
+def object_text(found: Mapping[str, Raw]) -> bytes:
+    """The object of `found`, values byte for byte."""
+    return _encode(found)
 
 
 def request(method: str, id_json: bytes, params: bytes) -> bytes:

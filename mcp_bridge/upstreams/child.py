@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mcp_bridge.errors import too_large, unavailable
+from mcp_bridge.errors import HopError, too_large, unavailable
 from mcp_bridge.exchange import Session
 from mcp_bridge.multiplex import Multiplex
 from mcp_bridge.upstreams import launch
@@ -52,9 +52,14 @@ class Child:
         session: Session | None,
         max_message_bytes: int,
         on_end: Callable[["Child"], None],
+        limits: str = "",
     ) -> "Child":
-        """Start `command` in a process group of its own. Raises `HopError` where the system refuses."""
-        arguments = (sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid()), *command)
+        """Start `command` in a process group of its own, within `limits` (see `launch`).
+
+        Raises `HopError` where the system refuses.
+        """
+        launcher = (sys.executable, "-I", "-S", str(Path(launch.__file__)), str(os.getpid()), limits)
+        arguments = (*launcher, *command)
         try:
             process = await asyncio.create_subprocess_exec(
                 *arguments,
@@ -76,6 +81,19 @@ class Child:
         ]
         logs.event(logger, logging.INFO, "upstream_started", server=name, pid=process.pid)
         return child
+
+    @property
+    def has_spoken(self) -> bool:
+        return self.peer.has_spoken
+
+    def deadline(self, start_timeout_s: float) -> float:
+        """When it must have spoken, on the event loop's clock."""
+        return asyncio.get_running_loop().time() + start_timeout_s - (time.monotonic() - self.started)
+
+    def kill(self, error: HopError) -> None:
+        """At once; all its requests fail with `error`."""
+        self.peer.fail(error)
+        self._signal(signal.SIGKILL)
 
     async def drain(self) -> None:
         """Wait until the child has room for more input."""
@@ -120,7 +138,7 @@ class Child:
                     answer = f"an answer of the MCP server {self._name}"
                     self.peer.broken(line.head, line.tail, too_large(answer, self._max_message_bytes))
                 elif line.strip():
-                    self.peer.received(line)
+                    await self.peer.received(line)
         # Without its output the child is of no use, even if it still runs.
         if not await self._ended(_TERMINATE_S):
             self._signal(signal.SIGKILL)

@@ -104,8 +104,8 @@ class InProcessUpstream:
 
         peer: Multiplex
 
-        def received(message: bytes, related: int | None) -> None:
-            peer.received(message, related)
+        async def received(message: bytes, related: int | None) -> None:
+            await peer.received(message, related)
 
         duplex = sdk.Duplex(received)
         peer = Multiplex(self.name, duplex.write, session)

@@ -9,7 +9,16 @@ from msgspec import Raw
 
 from mcp_bridge import wire
 
-__all__ = ["LISTS", "Collision", "Listing", "merge_discover", "merge_initialize", "merge_listing", "names_in"]
+__all__ = [
+    "LISTS",
+    "MISSING",
+    "Collision",
+    "Listing",
+    "merge_discover",
+    "merge_initialize",
+    "merge_listing",
+    "names_in",
+]
 
 LISTS: Final = {
     "tools/list": ("tools", "name"),
@@ -19,6 +28,8 @@ LISTS: Final = {
 }
 """List method → member of its result, and the key that names an item."""
 
+MISSING: Final = "secure-mcp-grpc/missing"
+"""Key in a result's `_meta`: the names of servers that did not answer and are left out."""
 _SERVER_INFO: Final = "io.modelcontextprotocol/serverInfo"
 _IDENTITY: Final = {"name": "secure-mcp-grpc", "version": "0.1.0"}
 
@@ -33,6 +44,8 @@ class Listing:
 
     server: str
     pages: Sequence[Mapping[str, Raw]]
+    prefix: str = ""
+    """What its names of tools and prompts begin with here; URIs are never changed."""
 
 
 def names_in(listing: Listing, method: str) -> list[tuple[str, Raw]]:
@@ -45,11 +58,14 @@ def names_in(listing: Listing, method: str) -> list[tuple[str, Raw]]:
             found += [(msgspec.json.decode(bytes(wire.object_of(bytes(item))[key]), type=str), item) for item in items]
     except (msgspec.MsgspecError, KeyError, UnicodeDecodeError):
         raise wire.NotJson from None
-    return found
+    if not listing.prefix or key != "name":
+        return found
+    shown = ((listing.prefix + name, item) for name, item in found)
+    return [(name, Raw(wire.with_params(bytes(item), {key: msgspec.json.encode(name)}))) for name, item in shown]
 
 
-def merge_listing(method: str, listings: Sequence[Listing], *, modern: bool) -> bytes:
-    """One result with the items of all. Raises `Collision`."""
+def merge_listing(method: str, listings: Sequence[Listing], *, modern: bool, missing: Sequence[str] = ()) -> bytes:
+    """One result with the items of all; it says which servers are `missing`. Raises `Collision`."""
     owners: dict[str, str] = {}
     items: list[Raw] = []
     for listing in listings:
@@ -61,20 +77,16 @@ def merge_listing(method: str, listings: Sequence[Listing], *, modern: bool) -> 
     if modern:
         merged |= {"resultType": "complete", "_meta": {_SERVER_INFO: _IDENTITY}}
         merged |= _freshness([msgspec.json.decode(msgspec.json.encode(page)) for one in listings for page in one.pages])
+    if missing:
+        merged["_meta"] = merged.get("_meta", {}) | {MISSING: list(missing)}
+        merged |= {"ttlMs": 0} if modern else {}
     return msgspec.json.encode(merged)
 
 
 def merge_discover(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Versions that all speak, capabilities that any has.
-
-    Without what needs `subscriptions/listen`, which is not served over several servers.
-    """
+    """Versions that all speak, capabilities that any has."""
     first, *others = (result.get("supportedVersions", []) for result in results.values())
     capabilities = _union([result.get("capabilities", {}) for result in results.values()])
-    for capability in capabilities.values():
-        if isinstance(capability, dict):
-            capability.pop("listChanged", None)
-            capability.pop("subscribe", None)
     return {
         "resultType": "complete",
         "supportedVersions": [version for version in first if all(version in other for other in others)],

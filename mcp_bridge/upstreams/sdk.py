@@ -6,7 +6,7 @@ Everything else in the bridge knows JSON-RPC, not the SDK. Pinned to
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
@@ -125,7 +125,7 @@ async def serve_stateless(server: Server[Any], state: Any, exchange: Exchange) -
 class Duplex:
     """A handshake-era connection as raw messages: `write` to the server, `received` from it (and for which request)."""
 
-    def __init__(self, received: Callable[[bytes, int | None], None]) -> None:
+    def __init__(self, received: Callable[[bytes, int | None], Awaitable[None]]) -> None:
         self._to_server, self.read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](1024)
         self.write_stream = _Outgoing(received)
 
@@ -149,14 +149,14 @@ class Duplex:
 class _Outgoing:
     """The SDK's `WriteStream`, without a queue: each message goes on at once."""
 
-    def __init__(self, received: Callable[[bytes, int | None], None]) -> None:
+    def __init__(self, received: Callable[[bytes, int | None], Awaitable[None]]) -> None:
         self._received = received
 
     async def send(self, item: SessionMessage, /) -> None:
         metadata = item.metadata
         related = metadata.related_request_id if isinstance(metadata, ServerMessageMetadata) else None
         message = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode()
-        self._received(message, related if isinstance(related, int) else None)
+        await self._received(message, related if isinstance(related, int) else None)
 
     async def aclose(self) -> None:
         return None

@@ -18,6 +18,9 @@ __all__ = ["StdioUpstream"]
 _INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV")
 """What a child gets of our environment: our own settings may hold passwords."""
 
+_OPENING = frozenset({"initialize", "server/discover"})
+"""Requests that a server which has started answers at once."""
+
 _FIRST_BACKOFF_S = 0.2
 _LAST_BACKOFF_S = 10.0
 _STEADY_S = 10.0
@@ -47,6 +50,8 @@ class StdioUpstream:
         cwd: str | None,
         max_message_bytes: int,
         max_children: int,
+        start_timeout_s: float = 30.0,
+        limits: str = "",
         on_children: Callable[[int], None] = lambda _count: None,
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
@@ -56,6 +61,8 @@ class StdioUpstream:
         self._cwd = cwd
         self._max_message_bytes = max_message_bytes
         self._max_children = max_children
+        self._start_timeout_s = start_timeout_s
+        self._limits = limits
         self._on_children = on_children
         self._on_restart = on_restart
         self._places: dict[str, _Place] = {}
@@ -68,20 +75,31 @@ class StdioUpstream:
     async def request(self, exchange: Exchange) -> bytes:
         exchange.server = self.name
         child = await self._child(exchange.owner, exchange.session, opens=exchange.opens_session)
-        await child.drain()
-        return await child.peer.request(exchange)
+        if exchange.call.method not in _OPENING or child.has_spoken:
+            await child.drain()
+            return await child.peer.request(exchange)
+        try:
+            async with asyncio.timeout_at(child.deadline(self._start_timeout_s)) as starting:
+                await child.drain()
+                return await child.peer.request(exchange)
+        except TimeoutError:
+            if not starting.expired():
+                raise
+            error = unavailable(f"the MCP server {self.name} did not start within {self._start_timeout_s:g} s")
+            child.kill(error)
+            raise error from None
 
     async def notify(self, note: Note) -> None:
         if note.session is None:
             return  # 2026-07-28 has no client notifications but the cancel, which is the end of a gRPC call here
         child = await self._child(note.owner, note.session, opens=False)
-        child.peer.notify(note.method, note.params_json)
         await child.drain()
+        child.peer.notify(note.method, note.params_json)
 
     async def reply(self, session: Session, message: bytes) -> None:
         child = await self._child(session.owner, session, opens=False)
-        child.peer.reply(message)
         await child.drain()
+        child.peer.reply(message)
 
     async def end_session(self, session: Session) -> None:
         await self._end(_key(session.owner, session))
@@ -124,7 +142,14 @@ class StdioUpstream:
         if place.backoff_s:
             self._on_restart()
         place.child = await Child.start(
-            self.name, self._command, self._env, self._cwd, session, self._max_message_bytes, self._ended
+            self.name,
+            self._command,
+            self._env,
+            self._cwd,
+            session,
+            self._max_message_bytes,
+            self._ended,
+            limits=self._limits,
         )
         self._on_children(self._count())
         return place.child

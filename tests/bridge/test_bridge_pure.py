@@ -177,7 +177,7 @@ async def test_outbox_bounds_what_a_slow_reader_costs() -> None:
         ('{"time": {"url": "ftp://x"}}', "should match pattern"),
         ('{"time": {"target": "no-colon"}}', "should match pattern"),
         ('{"time": {"command": []}}', "at least 1 item"),
-        ('{"time": {"url": "http://x", "env": {"A": "b"}}}', "env and cwd belong to an upstream with a command"),
+        ('{"time": {"url": "http://x", "env": {"A": "b"}}}', "env, cwd and limits belong to an upstream with a command"),
     ],
 )
 def test_bad_upstreams_stop_the_start_with_one_line(upstreams: str, said: str) -> None:
