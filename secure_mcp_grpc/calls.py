@@ -90,8 +90,12 @@ class McpCall:
 
 
 def target(method: str, name: str) -> str:
-    """Method and name as one printable ASCII header value: percent-encoded, separated by one space."""
-    return f"{quote(method, safe='/$')} {quote(name, safe='/:')}"
+    """Method and name as one printable ASCII header value: percent-encoded, separated by one space.
+
+    Without a name it is the method alone, since no value may end in a space (RFC 9113, 8.2.1).
+    """
+    quoted = quote(method, safe="/$")
+    return f"{quoted} {quote(name, safe='/:')}" if name else quoted
 
 
 def read_frame(body: bytes) -> bytes:

@@ -103,7 +103,7 @@ async def test_no_client_reaches_the_policy_itself(stack_with_rule: Stack) -> No
 def test_without_authz_there_is_no_list(stack_with_rule: Stack) -> None:
     """Issue 3: kill the dependency: UNAVAILABLE in bounded time and no list, also from the bridge itself."""
     stack = stack_with_rule
-    decision = (("x-mcp-target", "tools/list "), ("x-mcp-subject", "model-a"), ("x-mcp-decision", "c:1"))
+    decision = (("x-mcp-target", "tools/list"), ("x-mcp-subject", "model-a"), ("x-mcp-decision", "c:1"))
     bridge = grpc.insecure_channel(stack.endpoint("bridge", "grpc"))
     os.kill(stack.pid("authz"), signal.SIGSTOP)
     try:
