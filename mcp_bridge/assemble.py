@@ -9,7 +9,9 @@ __all__ = ["build_upstream"]
 
 def build_upstream(settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream:
     """The upstream named in the settings; a `Router` over all of them where there are several."""
-    upstreams = [_build(name, spec, settings, metrics) for name, spec in settings.upstreams.items()]
+    upstreams = [
+        _of_any_era(_build(name, spec, settings, metrics), spec, settings) for name, spec in settings.upstreams.items()
+    ]
     prefixes = {name: prefix for name in settings.upstreams if (prefix := settings.prefix_of(name))}
     if len(upstreams) == 1 and not prefixes:
         return upstreams[0]
@@ -22,6 +24,21 @@ def build_upstream(settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream
         leave_out=settings.when_down == "leave_out",
         patience_s=settings.child_start_timeout_s,
     )
+
+
+def _of_any_era(upstream: Upstream, spec: UpstreamSettings, settings: BridgeSettings) -> Upstream:
+    """A server in this process speaks both eras by itself."""
+    if spec.target is not None and spec.era == "auto":
+        return upstream
+    from mcp_bridge.eras.bridged import Bridged, Limits
+
+    limits = Limits(
+        input_wait_s=settings.input_wait_s,
+        max_parked_calls=settings.max_parked_calls,
+        max_sessions=settings.max_sessions,
+        open_s=settings.child_start_timeout_s,
+    )
+    return Bridged(upstream, era=spec.era, limits=limits)
 
 
 def _build(name: str, spec: UpstreamSettings, settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from mcp_bridge.eras.settings import Era, EraSettings
 from mcp_bridge.frame_settings import FrameSettings
 from mcp_bridge.upstreams.limits import ChildLimits
 from mcp_bridge.upstreams.secrets import RESERVED, SOURCE
@@ -40,6 +41,9 @@ class UpstreamSettings(BaseModel):
     (`Bearer …`). Read at start, files again after the server refused them (401, 403). Callers' own never get here."""
     target: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
     """`package.module:server`: an MCPServer, a low-level Server, or a function without arguments that returns one."""
+    era: Era = "auto"
+    """Protocol era of the server: `modern` (2026-07-28, no handshake), `handshake` (2025-11-25 and before), or `auto`:
+    found out. A server in this process speaks both. Callers of the other era are translated for."""
     prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,32}$")] = ""
     """What the names of its tools and prompts begin with here, such as `git_`. Policy sees the names so."""
 
@@ -86,7 +90,7 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-class BridgeSettings(FrameSettings):
+class BridgeSettings(EraSettings, FrameSettings):
     """Section `bridge`, variables `MCP_BRIDGE_…`; `MCP_BRIDGE_UPSTREAMS` holds the same mapping as JSON."""
 
     section: ClassVar[str] = "bridge"

@@ -9,7 +9,7 @@ import mcp
 from bridge_harness import Bridge, serving, stdio
 from mcp_types import CreateMessageResult, ElicitResult, ListRootsResult, Root, TextContent
 
-from mcp_bridge.eras import Bridged, Limits
+from mcp_bridge.eras.bridged import Bridged, Limits
 
 SERVER = str(Path(__file__).parent / "era_server.py")
 
