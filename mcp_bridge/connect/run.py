@@ -71,7 +71,8 @@ async def serve(address: Address, token: TokenSource | None, options: Options) -
 
 
 async def _serve_stdio(backend: Backend, options: Options, stop: asyncio.Event) -> None:
-    from mcp_bridge.front.stdio import StdioFront, open_stdio
+    from mcp_bridge.front.pipes import open_stdio
+    from mcp_bridge.front.stdio import StdioFront
 
     async with open_stdio() as (read, write):
         front = StdioFront(backend, read, write, max_line_bytes=options.max_request_bytes)

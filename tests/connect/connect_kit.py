@@ -16,7 +16,6 @@ from bridge_harness import Bridge
 
 from secure_mcp_grpc.calls import TRANSPORT
 
-
 ROOT = Path(__file__).parents[2]
 UNARY = ("Call", "Notify", "Reply", "EndSession")
 STREAMS = ("Stream", "Listen")
