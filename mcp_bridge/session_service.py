@@ -108,12 +108,13 @@ class _Frame:
 
 
 class _Running:
-    """A request that is being executed. `forsaken`: its sender cancelled it, and expects no answer."""
+    """A request that was allowed. `forsaken`: its sender cancelled it, and expects no answer."""
 
-    __slots__ = ("forsaken", "task")
+    __slots__ = ("begun", "forsaken", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
+        self.begun = False
         self.forsaken = False
 
 
@@ -273,7 +274,16 @@ class _Stream:
         running = self._running[key] = _Running()
         work = self._execute(frame, call, metadata, running, self._told.get(call.session_id))
         running.task = group.create_task(work)
-        running.task.add_done_callback(lambda _: self._finished(key, running))
+
+        def finished(_: object) -> None:
+            if self._running.get(key) is running:
+                del self._running[key]
+            if not running.begun:  # cancelled so soon that nothing was asked
+                cancelled = HopError(grpc.StatusCode.CANCELLED, "the client cancelled this request")
+                self._executor.record(_RPC, metadata, len(frame.message), call, cancelled)
+            self._leave()
+
+        running.task.add_done_callback(finished)
 
     async def _execute(
         self,
@@ -290,15 +300,11 @@ class _Stream:
         wants = call.method in _STREAMING or bytes(meta.progress_token) or bytes(meta.log_level)
         outbox = _Branch(self.trunk, running) if wants else None
         exchange = Exchange(call, frame.id_json, params_json, meta)
+        running.begun = True
         answer, _, opened = await self._executor.request(_RPC, metadata, len(frame.message), lambda: exchange, outbox)
         if not running.forsaken:
             message = _error(frame.id_json, answer) if isinstance(answer, HopError) else answer
             await self.trunk.put(_response(message, opened.id if opened else ""))
-
-    def _finished(self, key: _Key, running: _Running) -> None:
-        if self._running.get(key) is running:
-            del self._running[key]
-        self._leave()
 
     def _tell(self, group: asyncio.TaskGroup, frame: _Frame, call: McpCall, judgement: query.Judgement) -> None:
         metadata = decided(self._opening, judgement, frame.request_id)
