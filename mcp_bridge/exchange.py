@@ -6,9 +6,11 @@ The executor makes these values; upstreams read them.
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mcp_bridge.capture.trace import Trace
 from mcp_bridge.wire import Meta
 from secure_mcp_grpc.calls import McpCall
 
@@ -28,6 +30,10 @@ class Caller:
     seq: int
     targets: tuple[str, ...]
     """Every value of `x-mcp-target`; only exactly one is good."""
+    traceparent: str = ""
+    tracestate: str = ""
+    correlation_id: str = ""
+    """These three as the client sent them: claims, unread."""
 
     @property
     def owner(self) -> str:
@@ -47,9 +53,13 @@ class Outbox:
         self._closed = False
         self.overflowed = False
         self.taken = 0
+        self.watcher: Callable[[bytes], None] | None = None
+        """Sees each message that is offered, whether there is room for it or not."""
 
     def offer(self, message: bytes) -> bool:
         """Add a message; False when the reader is too slow for it, or gone."""
+        if self.watcher is not None:
+            self.watcher(message)
         if self._closed:
             return False
         if self._messages and not self._has_room(message):
@@ -60,6 +70,8 @@ class Outbox:
 
     async def put(self, message: bytes) -> None:
         """Add a message, waiting for room; dropped once the reader is gone."""
+        if self.watcher is not None:
+            self.watcher(message)
         while not self._closed and self._messages and not self._has_room(message):
             self._changed.clear()
             await self._changed.wait()
@@ -123,6 +135,8 @@ class Exchange:
     server: str = ""
     finding: str = ""
     """Stable code of what a guard found, such as `tool_drift`: for the record."""
+    trace: Trace | None = None
+    """The bridge's own span; what it asks of upstreams belongs below."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""What the bridge holds MCP servers and their callers to: tools pinned by a lock file, arguments and results by schema."""
+"""What the bridge holds servers and callers to: tools pinned by a lock file, arguments and results by schema."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import unquote
 
 __all__ = ["MAX_DEPTH", "Bounds", "Unusable", "bounds_of", "depth_and_bytes"]
 
@@ -166,23 +167,29 @@ class _Graph:
         for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
             if isinstance(target := schema.get(keyword), str):
                 self._refs.append((node, times, target))
+        self._fill_members(node, schema, depth)
+        self._fill_items(node, schema, depth)
+        for keyword in _DEFINITIONS:
+            for inner in _map(schema.get(keyword)).values():
+                self._node(inner, depth)
+
+    def _fill_members(self, node: _Node, schema: Mapping[str, Any], depth: int) -> None:
         for name, inner in _map(schema.get("properties")).items():
             node.members.setdefault(name, []).append(self._node(inner, depth))
         for inner in _map(schema.get("patternProperties")).values():
             node.each_member.append(self._node(inner, depth))
         for keyword in _EACH_MEMBER:
             if keyword in schema:
-                target_list = node.each_member if keyword == "propertyNames" else node.each_member_but
-                target_list.append(self._node(schema[keyword], depth))
+                applied = node.each_member if keyword == "propertyNames" else node.each_member_but
+                applied.append(self._node(schema[keyword], depth))
+
+    def _fill_items(self, node: _Node, schema: Mapping[str, Any], depth: int) -> None:
         for keyword in _EACH_ITEM:
             if keyword in schema and not isinstance(schema[keyword], list):
                 node.each_item.append(self._node(schema[keyword], depth))
         for keyword in ("prefixItems", "items"):
             if isinstance(inner_list := schema.get(keyword), list):
                 node.each_item += [self._node(inner, depth) for inner in inner_list]
-        for keyword in _DEFINITIONS:
-            for inner in _map(schema.get(keyword)).values():
-                self._node(inner, depth)
 
     def _weight(self, schema: Mapping[str, Any]) -> int:
         """Steps a byte of a value that a schema makes by itself, a generous guess."""
@@ -215,8 +222,6 @@ class _Graph:
             return self._anchors[target]
         if not target.startswith("#/"):
             raise Unusable("it refers to something outside of itself")
-        from urllib.parse import unquote
-
         found: Any = self._root
         for part in unquote(target[2:]).split("/"):
             key = part.replace("~1", "/").replace("~0", "~")

@@ -26,6 +26,7 @@ _FLAG_TEXTS: Final = {
 _HINTS: Final = {"readOnlyHint": False, "destructiveHint": True, "idempotentHint": False, "openWorldHint": True}
 """MCP, ToolAnnotations: each hint and what its absence means."""
 
+
 def classify(kind: Kind, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> list[Finding]:
     """All findings, the worst first; none only for equal values. None is a definition that is not there."""
     if old is None:
@@ -87,12 +88,8 @@ class _Comparison:
                 self._annotations(_object(before), _object(after))
             case "inputSchema":
                 compare_schema(self._report, key, _schema(before), _schema(after), output=False)
-            case "outputSchema" if after is None:
-                self._report(Severity.SUSPICIOUS, "output_schema_removed", key, "results are no longer described")
-            case "outputSchema" if before is None:
-                self._report(Severity.COMPATIBLE, "output_schema_added", key, "results are described now")
             case "outputSchema":
-                compare_schema(self._report, key, _schema(before), _schema(after), output=True)
+                self._output_schema(key, before, after)
             case "arguments" if self._kind == "prompts":
                 self._prompt_arguments(before, after)
             case "execution" | "mimeType" | "uriTemplate" | "name":
@@ -101,6 +98,14 @@ class _Comparison:
                 self._report(Severity.COSMETIC, "meta_changed", key, "changed")
             case _:
                 self._report(Severity.COMPATIBLE, "member_changed", key, "changed")
+
+    def _output_schema(self, key: str, before: Any, after: Any) -> None:
+        if after is None:
+            self._report(Severity.SUSPICIOUS, "output_schema_removed", key, "results are no longer described")
+        elif before is None:
+            self._report(Severity.COMPATIBLE, "output_schema_added", key, "results are described now")
+        else:
+            compare_schema(self._report, key, _schema(before), _schema(after), output=True)
 
     def _icons(self, before: Any, after: Any) -> None:
         if new := _origins(after) - _origins(before):
@@ -172,7 +177,9 @@ def _schema(value: Any) -> Any:
 def _by_name(value: Any) -> dict[str, Mapping[str, Any]] | None:
     if value is None:
         return {}
-    if not isinstance(value, list) or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in value):
+    if not isinstance(value, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) for one in value
+    ):
         return None
     named = {one["name"]: one for one in value}
     return named if len(named) == len(value) else None

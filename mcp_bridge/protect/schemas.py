@@ -17,7 +17,40 @@ _LOWER: Final = frozenset({"minimum", "exclusiveMinimum", "minLength", "minItems
 _ONE_SCHEMA: Final = frozenset({"items", "additionalItems", "contains", "propertyNames"})
 _NAMED_SCHEMAS: Final = frozenset({"$defs", "definitions", "patternProperties", "dependentSchemas"})
 _CHOICES: Final = frozenset({"anyOf", "oneOf"})
-_NOTES: Final = frozenset({"$comment", "examples", "deprecated", "readOnly", "writeOnly"})
+_OPENNESS: Final = frozenset({"additionalProperties", "unevaluatedProperties", "unevaluatedItems"})
+_CONSTRAINTS: Final = frozenset({"pattern", "const", "format", "multipleOf", "uniqueItems"})
+_UNJUDGED: Final = (Severity.SUSPICIOUS, "schema_changed", "changed in a way that cannot be judged")
+_EFFECTS: Final = {
+    "default": (Severity.BREAKING, "default_changed", "is another value now"),
+    **dict.fromkeys(
+        (
+            "$ref",
+            "$dynamicRef",
+            "$recursiveRef",
+            "$anchor",
+            "$dynamicAnchor",
+            "$recursiveAnchor",
+            "$id",
+            "id",
+            "$schema",
+            "$vocabulary",
+            "allOf",
+            "not",
+            "if",
+            "then",
+            "else",
+            "prefixItems",
+            "dependencies",
+            "dependentRequired",
+            "contentEncoding",
+            "contentMediaType",
+            "contentSchema",
+            "extends",
+            "disallow",
+        ),
+        _UNJUDGED,
+    ),
+}
 _WIDENED: Final = "lets in more than what was approved"
 _NARROWED: Final = "lets in less than before"
 
@@ -55,36 +88,35 @@ class _Differences:
 
     def keyword(self, path: str, key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         before, after = old.get(key), new.get(key)
-        if key == "description":
-            text_changed(self._report, path, before, after)
-        elif key == "title":
-            title_changed(self._report, path, before, after)
-        elif key in _NOTES:
-            self._report(Severity.COMPATIBLE, "note_changed", path, "changed")
-        elif key == "type":
+        if key in ("description", "title"):
+            (text_changed if key == "description" else title_changed)(self._report, path, before, after)
+        elif key == "properties":
+            self._properties(path, before, after, new)
+        elif key in _OPENNESS:
+            self._open(path, key, old.get(key, True), new.get(key, True))
+        elif key in _ONE_SCHEMA:
+            compare_schema(self._report, path, old.get(key, True), new.get(key, True), output=self._output)
+        elif key in _UPPER or key in _LOWER:
+            self._limit(path, key, before, after)
+        elif key in _CONSTRAINTS:
+            self._constraint(path, key, after, added=key not in old)
+        elif key in _EFFECTS:
+            severity, code, text = _EFFECTS[key]
+            self._report(severity, code, path, text)
+        else:
+            self._collection(path, key, before, after)
+
+    def _collection(self, path: str, key: str, before: Any, after: Any) -> None:
+        if key == "type":
             self._sets(path, "type", _types(before), _types(after))
         elif key == "enum":
             self._sets(path, "enum", _members(before), _members(after))
-        elif key == "properties":
-            self._properties(path, before, after, new)
         elif key == "required":
             self._required(path, before, after)
-        elif key in ("additionalProperties", "unevaluatedProperties", "unevaluatedItems"):
-            self._open(path, key, old.get(key, True), new.get(key, True))
-        elif key in _UPPER or key in _LOWER:
-            self._limit(path, key, before, after)
-        elif key in _ONE_SCHEMA:
-            compare_schema(self._report, path, old.get(key, True), new.get(key, True), output=self._output)
         elif key in _NAMED_SCHEMAS:
             self._named(path, before, after, definitions=key in ("$defs", "definitions"))
         elif key in _CHOICES:
             self._choices(path, before, after)
-        elif key in ("pattern", "const", "format", "multipleOf", "uniqueItems"):
-            self._constraint(path, key, before, after, added=key not in old)
-        elif key == "default":
-            self._report(Severity.BREAKING, "default_changed", path, "is another value now")
-        elif key in _UNKNOWN_EFFECT:
-            self._report(Severity.SUSPICIOUS, "schema_changed", path, "changed in a way that cannot be judged")
         else:
             self._report(Severity.COMPATIBLE, "note_changed", path, "changed")
 
@@ -107,9 +139,7 @@ class _Differences:
         else:
             self._report(Severity.BREAKING, f"{code}_changed", path, "is another one now")
 
-    def _properties(
-        self, path: str, before: Any, after: Any, new: Mapping[str, Any]
-    ) -> None:
+    def _properties(self, path: str, before: Any, after: Any, new: Mapping[str, Any]) -> None:
         if not isinstance(before, dict | None) or not isinstance(after, dict | None):
             self._report(Severity.SUSPICIOUS, "schema_changed", path, "changed in a way that cannot be judged")
             return
@@ -168,7 +198,7 @@ class _Differences:
         else:
             self._narrowed(path, "limit")
 
-    def _constraint(self, path: str, key: str, before: Any, after: Any, *, added: bool) -> None:
+    def _constraint(self, path: str, key: str, after: Any, *, added: bool) -> None:
         if added:
             self._narrowed(path, key)
         elif key == "const" and after is not None:
@@ -205,35 +235,6 @@ class _Differences:
             self._narrowed(path, "choice")
         else:
             self._widened(path, "choice")
-
-
-_UNKNOWN_EFFECT: Final = frozenset(
-    {
-        "$ref",
-        "$dynamicRef",
-        "$recursiveRef",
-        "$anchor",
-        "$dynamicAnchor",
-        "$recursiveAnchor",
-        "$id",
-        "id",
-        "$schema",
-        "$vocabulary",
-        "allOf",
-        "not",
-        "if",
-        "then",
-        "else",
-        "prefixItems",
-        "dependencies",
-        "dependentRequired",
-        "contentEncoding",
-        "contentMediaType",
-        "contentSchema",
-        "extends",
-        "disallow",
-    }
-)
 
 
 def _paired(old: Sequence[Any], new: Sequence[Any], same: frozenset[Any]) -> list[tuple[Any, Any]]:

@@ -15,12 +15,12 @@ __all__ = ["Flag", "flags_in", "has_hidden", "new_flags", "same_words"]
 Flag = tuple[str, str]
 """Code and detail: `hidden_characters`, `instructions` (which pattern), `new_url`, `new_email`."""
 
-_EXTRA_HIDDEN: Final = frozenset(
-    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2028\u2029\u2800\u3164\uffa0"
-)
+_EXTRA_HIDDEN: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2028\u2029\u2800\u3164\uffa0")
 """Shown as nothing, or as the end of a line, though not of category Cf."""
 _PLAIN_CONTROLS: Final = frozenset("\t\n\r")
-_URL: Final = re.compile(r"(?:\b[a-z][a-z0-9+.-]{1,15}://[^\s\"'<>\\)]{1,512}|\bwww\.[^\s\"'<>\\)]{1,512})", re.IGNORECASE)
+_URL: Final = re.compile(
+    r"(?:\b[a-z][a-z0-9+.-]{1,15}://[^\s\"'<>\\)]{1,512}|\bwww\.[^\s\"'<>\\)]{1,512})", re.IGNORECASE
+)
 _EMAIL: Final = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}")
 _PHRASES: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
     (name, re.compile(pattern, re.IGNORECASE))
@@ -28,13 +28,29 @@ _PHRASES: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
         ("a tag", r"</?\s*(?:important|system|instructions?|assistant|user|secret|admin|hidden|critical|prompt)\b"),
         ("a chat marker", r"<\|[a-z_]{2,20}\|>|\[/?INST\]|^\s*(?:system|assistant)\s*:"),
         ("ignore or override", r"\b(?:ignore|disregard|forget|override|bypass)\b"),
-        ("an order before or after use", r"\b(?:before|after|when|whenever|prior to) (?:using|calling|invoking|running)\b"),
-        ("secrecy", r"\b(?:do not|don'?t|never|without) (?:tell|telling|mention|inform|reveal|show|notify|ask|say|warn)"),
+        (
+            "an order before or after use",
+            r"\b(?:before|after|when|whenever|prior to) (?:using|calling|invoking|running)\b",
+        ),
+        (
+            "secrecy",
+            r"\b(?:do not|don'?t|never|without) (?:tell|telling|mention|inform|reveal|show|notify|ask|say|warn)",
+        ),
         ("must", r"\b(?:you|the (?:model|assistant|agent|llm|ai)) (?:must|should|shall|need to|have to|are to|will)\b"),
-        ("always or instead", r"\b(?:always (?:use|call|run|send|include|pass)|instead of (?:using|calling)|must be (?:called|used) first)\b"),
+        (
+            "always or instead",
+            r"\b(?:always (?:use|call|run|send|include|pass)|instead of (?:using|calling))\b",
+        ),
         ("another tool's business", r"\b(?:other|any|all|every) (?:other )?tools?\b"),
-        ("secrets", r"~?/?\.ssh\b|\bid_rsa\b|\.env\b|/etc/passwd|\b(?:api[_ -]?key|password|credential|private key|access token)s?\b"),
-        ("the conversation", r"\b(?:system prompt|conversation history|chat history|previous (?:messages?|instructions?)|chain of thought)\b"),
+        (
+            "secrets",
+            r"\.ssh\b|\bid_rsa\b|\.env\b|/etc/passwd"
+            r"|\b(?:api[_ -]?key|password|credential|private key|access token)s?\b",
+        ),
+        (
+            "the conversation",
+            r"\b(?:system prompt|(?:conversation|chat) history|previous (?:message|instruction)s?|chain of thought)\b",
+        ),
     )
 )
 _SPACES: Final = re.compile(r"[ \t\r\n.,;:!]+")

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from mcp_bridge.protect.bounds import Bounds, Unusable, bounds_of, depth_and_bytes
 from mcp_bridge.protect.definitions import canonical
+from mcp_bridge.protect.findings import safe
 
 __all__ = ["Fault", "Unusable", "Validator", "Validators", "compile_schema"]
 
@@ -70,7 +71,7 @@ class Validator:
 
 
 class Validators:
-    """At most `_MAX_VALIDATORS` of `_MAX_CACHED_BYTES` of schemas, the least recently used go; failures are kept too."""
+    """At most `_MAX_VALIDATORS` of `_MAX_CACHED_BYTES` of schemas; the least used go. Failures are kept too."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, Validator | Unusable] = OrderedDict()
@@ -192,8 +193,6 @@ _PLAIN: Final = {
 
 def _sentence(rule: str, kind: Any) -> str:
     """What the rule asks for, in words of the schema's where they are short."""
-    from mcp_bridge.protect.findings import safe
-
     if rule in _WHAT:
         words, member = _WHAT[rule]
         asked = getattr(kind, member, "")

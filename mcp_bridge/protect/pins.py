@@ -1,0 +1,252 @@
+"""The guard of pinned tools: what is not as it was approved is neither listed nor called.
+
+It compares what the MCP server says now, in this caller's view, with the lock.
+Cosmetic and compatible changes pass; the rest waits for
+`secure-mcp-grpc tools approve`.
+"""
+
+import logging
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import grpc
+import msgspec
+from msgspec import Raw
+
+from mcp_bridge import wire
+from mcp_bridge.errors import HopError
+from mcp_bridge.exchange import Caller, Exchange
+from mcp_bridge.guards import Ask
+from mcp_bridge.listing import read_page
+from mcp_bridge.protect.catalog import Catalog, Offer
+from mcp_bridge.protect.definitions import LABELS, LIST_METHODS, Kind
+from mcp_bridge.protect.drift import classify
+from mcp_bridge.protect.findings import Finding, Severity, safe
+from mcp_bridge.protect.lockfile import Lock
+from secure_mcp_grpc import logs
+
+__all__ = ["UNAPPROVED", "Pins"]
+
+logger = logging.getLogger(__name__)
+
+UNAPPROVED: Final = "secure-mcp-grpc/unapproved"
+"""Key in a list result's `_meta`: how many items of this page the lock hides."""
+DRIFT: Final = "tool_drift"
+UNKNOWN: Final = "tool_unknown"
+
+_CALLS: Final[dict[str, Kind]] = {"tools/call": "tools", "prompts/get": "prompts"}
+_READS: Final = frozenset({"resources/read", "resources/subscribe"})
+_MAX_LOGGED: Final = 10_000
+_NOT_A_LIST: Final = HopError(grpc.StatusCode.INTERNAL, "the MCP server's list is not of MCP's form")
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """`finding` is empty where the offer is as approved, or nearly."""
+
+    finding: str
+    worst: Finding | None = None
+
+
+_FINE: Final = _Verdict("")
+_UNREADABLE: Final = Finding(Severity.SUSPICIOUS, "unreadable", "", "its definition can be read in more than one way")
+_DOUBLE: Final = Finding(Severity.SUSPICIOUS, "double", "", "the server offers two that differ under this name")
+_REMOVED: Final = Finding(Severity.BREAKING, "removed", "", "the server no longer lists it")
+
+
+class Pins:
+    """A `Guard`. `lock` gives the lock in force; `count` takes a finding's code and severity for a metric."""
+
+    def __init__(
+        self,
+        lock: Callable[[], Lock],
+        catalog: Catalog,
+        *,
+        new: Literal["refuse", "allow"],
+        count: Callable[[str, str], None],
+    ) -> None:
+        self._lock = lock
+        self._catalog = catalog
+        self._allow_new = new == "allow"
+        self._count = count
+        self._logged: dict[tuple[str, ...], None] = {}
+
+    async def request(self, exchange: Exchange, caller: Caller, ask: Ask) -> bytes:
+        method = exchange.call.method
+        kind = _CALLS.get(method)
+        if kind is not None:
+            await self._check(exchange, kind, exchange.call.name, ask)
+        elif method in _READS:
+            await self._check_read(exchange, ask)
+        elif method == "completion/complete":
+            await self._check_completion(exchange, ask)
+        answer = await ask(exchange)
+        listed = LIST_METHODS.get(method)
+        return answer if listed is None else self._filter(exchange, listed, answer)
+
+    async def _check(self, exchange: Exchange, kind: Kind, name: str, ask: Ask) -> None:
+        lock = self._lock()
+        offers = await self._catalog.current(exchange, kind, name, ask)
+        verdict = self._judge_name(lock, kind, name, offers)
+        if verdict.finding:
+            self._refuse(exchange, kind, name, verdict)
+
+    async def _check_read(self, exchange: Exchange, ask: Ask) -> None:
+        """A resource may be read unless all templates that it fits are unapproved; resources by themselves are data."""
+        uri = exchange.call.name
+        lock = self._lock()
+        fitting = [
+            offer for offer in await self._catalog.all(exchange, "resourceTemplates", ask) if _fits(offer.name, uri)
+        ]
+        verdicts = [(offer.name, self._judge(lock, offer)) for offer in fitting]
+        if verdicts and all(verdict.finding for _, verdict in verdicts):
+            self._refuse(exchange, "resourceTemplates", *verdicts[0])
+
+    async def _check_completion(self, exchange: Exchange, ask: Ask) -> None:
+        kind = _completed_kind(exchange.params_json)
+        if kind is not None:
+            await self._check(exchange, kind, exchange.call.name, ask)
+
+    def _filter(self, exchange: Exchange, kind: Kind, answer: bytes) -> bytes:
+        lock = self._lock()
+        try:
+            envelope = wire.read_envelope(answer)
+            if bytes(envelope.error):
+                return answer
+            page = read_page(exchange.call.method, bytes(envelope.result))
+        except wire.NotJson:
+            raise _NOT_A_LIST from None
+        offers = [
+            self._catalog.offer(kind, name, bytes(item)) for name, item in zip(page.names, page.items, strict=True)
+        ]
+        together: dict[str, list[Offer]] = {}
+        for offer in offers:
+            together.setdefault(offer.name, []).append(offer)
+        verdicts = {name: self._judge_name(lock, kind, name, same) for name, same in together.items()}
+        hidden = [name for name, verdict in verdicts.items() if verdict.finding]
+        if not hidden and not page.unusable:
+            return answer
+        for name in hidden:
+            self._tell(exchange, kind, name, verdicts[name])
+        if hidden:
+            exchange.finding = exchange.finding or verdicts[hidden[0]].finding
+        members = dict(page.members)
+        kept = [item for name, item in zip(page.names, page.items, strict=True) if not verdicts[name].finding]
+        members[page.member] = Raw(msgspec.json.encode(kept))
+        members["_meta"] = _with_count(members.get("_meta"), len(page.items) - len(kept))
+        return wire.result(exchange.id_json, msgspec.json.encode(members))
+
+    def _judge_name(self, lock: Lock, kind: Kind, name: str, offers: Sequence[Offer]) -> _Verdict:
+        if len(offers) == 1:
+            return self._judge(lock, offers[0])
+        if offers:
+            same = all(offer.text == offers[0].text for offer in offers)
+            return self._judge(lock, offers[0]) if same else _Verdict(DRIFT, _DOUBLE)
+        if lock.get(kind, name) is not None:
+            return _Verdict(DRIFT, _REMOVED)
+        return _FINE if self._allow_new else _Verdict(UNKNOWN)
+
+    def _judge(self, lock: Lock, offer: Offer) -> _Verdict:
+        if offer.judged_by is lock:
+            return offer.judgement  # type: ignore[no-any-return]  # only set here
+        verdict = self._compare(lock, offer)
+        offer.judged_by, offer.judgement = lock, verdict
+        return verdict
+
+    def _compare(self, lock: Lock, offer: Offer) -> _Verdict:
+        approved = lock.get(offer.kind, offer.name)
+        if offer.definition is None:
+            return _Verdict(DRIFT, _UNREADABLE)
+        if approved is None:
+            return _FINE if self._allow_new else _Verdict(UNKNOWN)
+        try:
+            findings = classify(offer.kind, approved, offer.definition)
+        except RecursionError:
+            return _Verdict(DRIFT, _UNREADABLE)
+        if findings and not findings[0].severity.passes:
+            return _Verdict(DRIFT, findings[0])
+        return _FINE
+
+    def _refuse(self, exchange: Exchange, kind: Kind, name: str, verdict: _Verdict) -> None:
+        exchange.finding = verdict.finding
+        self._tell(exchange, kind, name, verdict)
+        raise HopError(grpc.StatusCode.PERMISSION_DENIED, _sentence(kind, name, verdict))
+
+    def _tell(self, exchange: Exchange, kind: Kind, name: str, verdict: _Verdict) -> None:
+        found = verdict.worst
+        self._count(verdict.finding, found.severity.word if found else Severity.ADDED.word)
+        change = (kind, name, verdict.finding, found.code if found else "", found.path if found else "")
+        if change in self._logged:
+            return
+        if len(self._logged) >= _MAX_LOGGED:
+            self._logged.pop(next(iter(self._logged)))
+        self._logged[change] = None
+        logs.event(
+            logger,
+            logging.WARNING,
+            verdict.finding,
+            kind=LABELS[kind],
+            item=safe(name),
+            server=exchange.server,
+            severity=found.severity.word if found else Severity.ADDED.word,
+            change=found.code if found else "added",
+            path=found.path if found else "",
+            approve=_command(kind, name),
+        )
+
+
+def _sentence(kind: Kind, name: str, verdict: _Verdict) -> str:
+    label, found = LABELS[kind], verdict.worst
+    if found is None:
+        return f"{label} {safe(name)} is not in the tools lock; to allow it: {_command(kind, name)}"
+    where = f" at {found.path}" if found.path else ""
+    return (
+        f"{label} {safe(name)} is not as it was approved: {found.severity.word} change{where} ({found.code}): "
+        f"{found.text}; to allow it: {_command(kind, name)}"
+    )
+
+
+def _command(kind: Kind, name: str) -> str:
+    return f"secure-mcp-grpc tools approve {shlex.quote(safe(name))}"
+
+
+def _completed_kind(params: bytes) -> Kind | None:
+    try:
+        reference = wire.object_of(bytes(wire.object_of(params)["ref"]))
+    except (wire.NotJson, KeyError):
+        return None
+    if "uri" in reference:
+        return "resourceTemplates"
+    return "prompts" if "name" in reference else None
+
+
+def _with_count(meta: Raw | None, hidden: int) -> Raw:
+    try:
+        members = wire.object_of(bytes(meta)) if meta is not None else {}
+    except wire.NotJson:
+        members = {}
+    return Raw(msgspec.json.encode(members | {UNAPPROVED: Raw(b"%d" % hidden)}))
+
+
+def _fits(template: str, uri: str) -> bool:
+    """Whether `uri` could come from a template: its literal parts are in it, in order, the first at the start.
+
+    More generous than RFC 6570, for servers are.
+    """
+    first, *rest = template.split("{")
+    if not uri.startswith(first):
+        return False
+    if not rest:
+        return uri == first
+    at = len(first)
+    for index, part in enumerate(rest):
+        literal = part.partition("}")[2]
+        if index == len(rest) - 1:
+            return len(uri) - len(literal) >= at and uri.endswith(literal)
+        found = uri.find(literal, at)
+        if found < 0:
+            return False
+        at = found + len(literal)
+    return True
