@@ -8,7 +8,7 @@ answer or a `HopError`; only a cancel is raised.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -106,7 +106,9 @@ class Executor:
                 opened = None
         return answer, visit, opened
 
-    async def notify(self, metadata: Any, size: int, read: Callable[[], tuple[McpCall, bytes]]) -> HopError | None:
+    async def notify(
+        self, metadata: Any, size: int, read: Callable[[], tuple[McpCall, bytes]], rpc: str = "Notify"
+    ) -> HopError | None:
         async def work(visit: Visit) -> None:
             call, params = read()
             session = self._authorize(visit, call)
@@ -114,9 +116,11 @@ class Executor:
             with using(session):
                 await self._timed(visit, self.upstream.notify(note), endless=False)
 
-        return await self._simple("Notify", metadata, size, work)
+        return await self._simple(rpc, metadata, size, work)
 
-    async def reply(self, metadata: Any, size: int, read: Callable[[], tuple[McpCall, bytes]]) -> HopError | None:
+    async def reply(
+        self, metadata: Any, size: int, read: Callable[[], tuple[McpCall, bytes]], rpc: str = "Reply"
+    ) -> HopError | None:
         """Pass on a response. Rebuilt from its parts, so that no request can travel as a reply."""
 
         async def work(visit: Visit) -> None:
@@ -133,7 +137,14 @@ class Executor:
             response = wire.response_with_id(envelope, bytes(envelope.id))
             await self._timed(visit, self.upstream.reply(session, response), endless=False)
 
-        return await self._simple("Reply", metadata, size, work)
+        return await self._simple(rpc, metadata, size, work)
+
+    def record(self, rpc: str, metadata: Any, size: int, call: McpCall | None, outcome: bytes | HopError) -> None:
+        """Record a message that was refused, or that its servicer dealt with itself."""
+        visit = self._recorder.arrive(rpc, caller_of(metadata), size)
+        if call is not None:
+            visit.call, visit.session_id = call, call.session_id
+        self._recorder.leave(visit, outcome)
 
     async def end_session(self, metadata: Any, size: int, read: Callable[[], McpCall]) -> HopError | None:
         async def work(visit: Visit) -> None:
@@ -143,12 +154,14 @@ class Executor:
 
         return await self._simple("EndSession", metadata, size, work)
 
-    async def listen(
-        self, metadata: Any, size: int, read: Callable[[], McpCall], write: Callable[[bytes], Any]
-    ) -> HopError | None:
-        """Send what a session's server says outside of requests, until the session ends. One listener at a time."""
+    async def listen(self, metadata: Any, size: int, read: Callable[[], McpCall]) -> AsyncIterator[bytes]:
+        """What a session's server says outside of requests, until the session ends. One listener at a time.
 
-        async def work(visit: Visit) -> None:
+        Raises `HopError`.
+        """
+        visit = self._recorder.arrive("Listen", caller_of(metadata), size)
+        answer: bytes | HopError | None = None
+        try:
             session = self._authorize(visit, read())
             if session is None:
                 raise session_unknown()
@@ -159,11 +172,18 @@ class Executor:
                 with using(session):
                     while (message := await session.queue.get()) is not None:
                         visit.streamed += 1
-                        await write(message)
+                        yield message
             finally:
                 session.listening = False
-
-        return await self._simple("Listen", metadata, size, work)
+            answer = b""
+        except HopError as error:
+            answer = error
+            raise
+        except Malformed as error:
+            answer = malformed(str(error))
+            raise answer from None
+        finally:
+            self._recorder.leave(visit, answer)
 
     async def reap(self, idle_s: float) -> None:
         for session in self._sessions.idle(idle_s):

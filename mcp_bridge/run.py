@@ -5,9 +5,8 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import grpc
+from prometheus_client import CollectorRegistry
 
-from mcp_bridge import transport_service, typed_service
 from mcp_bridge.assemble import build_upstream
 from mcp_bridge.exchange import Upstream
 from mcp_bridge.execute import Executor
@@ -16,14 +15,18 @@ from mcp_bridge.listing import PolicyLists, authz_channel
 from mcp_bridge.metrics import BridgeMetrics
 from mcp_bridge.recording import Recorder
 from mcp_bridge.sessions import Sessions
+from mcp_bridge.protect.build import protect_guards
 from mcp_bridge.settings import BridgeSettings
+from mcp_bridge.serving import Routes, new_server
 from secure_mcp_grpc import lifecycle, logs
 from secure_mcp_grpc.als import AlsSender, sink_channel
+from mcp_bridge.transport_service import TransportService
+from mcp_bridge.typed_service import TypedService
 from secure_mcp_grpc.headers import LOG_BRIDGE
 from secure_mcp_grpc.health import Health
 from secure_mcp_grpc.metrics import new_registry, serve_metrics
 
-__all__ = ["new_server", "run", "serve"]
+__all__ = ["routes_of", "run", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,22 +34,11 @@ PART = "bridge"
 _DRAIN_S = 1.0
 _FLUSH_S = 0.8
 _CLOSE_S = 1.1
-_FRAMING_BYTES = 64 * 1024
-"""What a gRPC message may hold beside params: the limits of settings speak about MCP."""
 
 
-def new_server(executor: Executor, *, max_request_bytes: int, max_answer_bytes: int) -> grpc.aio.Server:
-    """A gRPC server with both MCP services; bind and start it."""
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", max_request_bytes + _FRAMING_BYTES),
-            ("grpc.max_send_message_length", max_answer_bytes + _FRAMING_BYTES),
-            ("grpc.so_reuseport", 0),
-        ]
-    )
-    transport_service.add_to(server, transport_service.TransportService(executor))
-    typed_service.add_to(server, typed_service.TypedService(executor))
-    return server
+def routes_of(executor: Executor) -> list[Routes]:
+    """Every gRPC service of the bridge."""
+    return [TransportService(executor).routes(), TypedService(executor).routes()]
 
 
 async def run(settings: BridgeSettings) -> None:
@@ -86,12 +78,12 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
             )
             health = Health()
             server = new_server(
-                executor, max_request_bytes=settings.max_request_bytes, max_answer_bytes=settings.max_answer_bytes
+                routes_of(executor),
+                health=health,
+                max_request_bytes=settings.max_request_bytes,
+                max_answer_bytes=settings.max_answer_bytes,
             )
-            health.add_to(server)
-            socket.unlink(missing_ok=True)
-            server.add_insecure_port(f"unix:{socket.absolute()}")
-            await server.start()
+            await server.start(socket)
             await health.serving()
             endpoints = {"grpc": f"unix:{socket.absolute()}", "metrics": metrics_address}
             lifecycle.announce(run_dir, PART, endpoints)
@@ -101,7 +93,7 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
             lifecycle.withdraw(run_dir, PART)
             await health.stopping()
             executor.stop_streams()
-            await server.stop(grace=_DRAIN_S)
+            await server.stop(_DRAIN_S)
             socket.unlink(missing_ok=True)
 
 
@@ -130,13 +122,16 @@ async def _sender(settings: BridgeSettings) -> AsyncIterator[AlsSender]:
 
 
 @asynccontextmanager
-async def _guards(settings: BridgeSettings, metrics: BridgeMetrics) -> AsyncIterator[list[Guard]]:
+async def _guards(
+    settings: BridgeSettings, metrics: BridgeMetrics, registry: CollectorRegistry
+) -> AsyncIterator[list[Guard]]:
     """What the settings put around each request, the outermost first."""
     if settings.list_filter == "off":
         logs.event(
             logger, logging.WARNING, "lists_not_filtered", setting="list_filter", effect="every caller sees every name"
         )
-        yield []
+    protecting = protect_guards(settings, registry, max_list_bytes=settings.max_answer_bytes)
+        yield protecting
         return
     default = f"unix:{lifecycle.socket_path(settings.run_dir, 'authz').absolute()}"
     async with authz_channel(settings.authz_address or default) as channel:
@@ -145,7 +140,8 @@ async def _guards(settings: BridgeSettings, metrics: BridgeMetrics) -> AsyncIter
                 channel,
                 timeout_s=settings.authz_timeout_s,
                 count=lambda result, items: metrics.list_items.labels(result).inc(items),
-            )
+            ),
+            *protecting,
         ]
 
 

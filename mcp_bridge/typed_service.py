@@ -7,7 +7,7 @@ are drained. An MCP error becomes a gRPC status with `google.rpc` details.
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc
 import msgspec
@@ -19,15 +19,12 @@ from mcp_bridge.errors import HopError
 from mcp_bridge.exchange import Exchange
 from mcp_bridge.execute import Executor
 from mcp_bridge.listing import HIDDEN
-from secure_mcp_grpc import headers
+from mcp_bridge.serving import Call, Context, Routes
 from secure_mcp_grpc.calls import Malformed, McpCall
-from secure_mcp_grpc.typed_calls import read_typed_call, struct_to_dict
+from secure_mcp_grpc.typed_calls import TYPED, read_typed_call, struct_to_dict
 
-__all__ = ["TypedService", "add_to"]
+__all__ = ["TypedService"]
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
-
-_SERVICE: Final = "model_context_protocol.Mcp"
 _VERSION: Final = "2026-07-28"
 _MAX_PAGES: Final = 100
 _ENVELOPE: Final = {
@@ -85,14 +82,12 @@ class TypedService:
             else:
                 pages, server = await self._drain(rpc, message, context)
                 response = _LISTS[rpc](pages)
-        except HopError as error:
-            await _abort(context, error.code, error.sentence)
         except McpFailure as failure:
-            await _abort_mcp(context, failure.error)
+            raise _mcp_error(failure.error) from None
         except (typed_json.CannotCarry, TypeError, AttributeError, ValueError) as error:
             sentence = str(error) if isinstance(error, typed_json.CannotCarry) else "the answer is not of MCP's form"
-            await _abort(context, grpc.StatusCode.INTERNAL, sentence)
-        await context.send_initial_metadata(((headers.SERVER, server),))
+            raise HopError(grpc.StatusCode.INTERNAL, sentence) from None
+        context.name_server(server)
         body: bytes = response.SerializeToString()
         return body
 
@@ -109,9 +104,8 @@ class TypedService:
         raise HopError(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the list has more than {_MAX_PAGES} pages")
 
     async def _ask(self, rpc: str, message: bytes, context: Context, cursor: str | None) -> tuple[Any, str]:
-        metadata = context.invocation_metadata()
         answer, visit, _ = await self._executor.request(
-            rpc, metadata, len(message), lambda: _exchange(rpc, message, cursor)
+            rpc, context.metadata, len(message), lambda: _exchange(rpc, message, cursor)
         )
         if isinstance(answer, HopError):
             raise answer
@@ -120,20 +114,19 @@ class TypedService:
             raise McpFailure(decoded["error"])
         return decoded["result"], visit.server
 
-    async def unimplemented(self, message: bytes, context: Context) -> bytes:
-        await _abort(context, grpc.StatusCode.UNIMPLEMENTED, "this RPC is not served yet; use McpTransport")
+    def routes(self) -> Routes:
+        calls = {f"{TYPED}{rpc}": self._handler(rpc) for rpc in _REQUESTS}
+        return Routes(calls=calls | {f"{TYPED}{rpc}": _not_served for rpc in _LATER})
 
-
-def add_to(server: grpc.aio.Server, service: TypedService) -> None:
-    def handler(rpc: str) -> Any:
+    def _handler(self, rpc: str) -> Call:
         async def serve(message: bytes, context: Context) -> bytes:
-            return await service.serve(rpc, message, context)
+            return await self.serve(rpc, message, context)
 
-        return grpc.unary_unary_rpc_method_handler(serve)
+        return serve
 
-    handlers = {rpc: handler(rpc) for rpc in _REQUESTS}
-    handlers |= {rpc: grpc.unary_unary_rpc_method_handler(service.unimplemented) for rpc in _LATER}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+
+async def _not_served(message: bytes, context: Context) -> bytes:
+    raise HopError(grpc.StatusCode.UNIMPLEMENTED, "this RPC is not served yet; use McpTransport")
 
 
 def _exchange(rpc: str, message: bytes, cursor: str | None) -> Exchange:
@@ -168,12 +161,7 @@ def _decode(answer: bytes) -> Any:
         raise HopError(grpc.StatusCode.INTERNAL, "the answer is not of MCP's form") from None
 
 
-async def _abort(context: Context, code: grpc.StatusCode, sentence: str) -> NoReturn:
-    await context.abort(code, sentence)
-    raise AssertionError("abort raises")
-
-
-async def _abort_mcp(context: Context, error: Any) -> NoReturn:
+def _mcp_error(error: Any) -> HopError:
     code = error.get("code") if isinstance(error, dict) else None
     text = error.get("message") if isinstance(error, dict) else None
     status_code = _STATUS.get(code if isinstance(code, int) else 0, grpc.StatusCode.UNKNOWN)
@@ -184,6 +172,4 @@ async def _abort_mcp(context: Context, error: Any) -> NoReturn:
         info.metadata["data"] = json.dumps(error["data"])
     status = status_pb2.Status(code=status_code.value[0], message=message)
     status.details.add().Pack(info)
-    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-    await context.abort(status_code, message)
-    raise AssertionError("abort raises")
+    return HopError(status_code, message, status.SerializeToString())

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import aclosing
 from functools import partial
 from typing import Final, Protocol, cast
 
@@ -12,7 +11,7 @@ from secure_mcp_grpc import logs
 from secure_mcp_grpc.http2.connection import Connection
 from secure_mcp_grpc.http2.events import Call, Cancelled, Ended, Event, Limits, Message, Opened, Room
 from secure_mcp_grpc.http2.messages import RpcError, Status
-from secure_mcp_grpc.http2.rpc import Inbox, Rpc
+from secure_mcp_grpc.http2.rpc import Inbox, Rpc, closing
 from secure_mcp_grpc.http2.table import Kind, Table
 
 __all__ = ["Connected", "Host"]
@@ -228,8 +227,8 @@ class Connected(asyncio.Protocol):
     async def _stream(self, stream_id: int, work: _Work, messages: AsyncIterator[bytes]) -> Status:
         """Messages as they come, no faster than the peer takes those of this stream."""
         connection = self._connection
-        async with aclosing(messages) as open_messages:  # type: ignore[type-var]  # generators, as a rule
-            async for message in open_messages:
+        async with closing(messages):
+            async for message in messages:
                 connection.begin(stream_id, work.rpc.fields if work.rpc is not None else b"")
                 if not connection.send(stream_id, message):
                     work.room = self._loop.create_future()

@@ -6,13 +6,14 @@ A handler answers with any other status than OK by raising `RpcError`.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Self
 
 from secure_mcp_grpc.http2.messages import header
 
-__all__ = ["Inbox", "Methods", "Rpc", "Streaming", "Unary"]
+__all__ = ["Inbox", "Methods", "Rpc", "Streaming", "Unary", "closing"]
 
 Unary = Callable[[bytes], bytes | Awaitable[bytes]]
 """One message in, one out: at once, or later, out of order."""
@@ -20,6 +21,16 @@ Streaming = Callable[[bytes], AsyncIterator[bytes]]
 """One message in, several out."""
 
 _header = lru_cache(256)(header)
+
+
+@asynccontextmanager
+async def closing(messages: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+    """`messages`, of which nothing goes on afterwards if it is a generator."""
+    try:
+        yield messages
+    finally:
+        if aclose := getattr(messages, "aclose", None):
+            await aclose()
 
 
 class Rpc:

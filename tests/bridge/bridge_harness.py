@@ -18,7 +18,8 @@ from mcp_bridge.execute import Executor
 from mcp_bridge.guards import Guard
 from mcp_bridge.metrics import BridgeMetrics
 from mcp_bridge.recording import Recorder
-from mcp_bridge.run import new_server
+from mcp_bridge.run import routes_of
+from mcp_bridge.serving import new_server
 from mcp_bridge.sessions import Sessions
 from mcp_bridge.upstreams.stdio import StdioUpstream
 from secure_mcp_grpc import calls, headers
@@ -77,15 +78,14 @@ async def serving(
     )
     with tempfile.TemporaryDirectory() as directory:
         address = f"unix:{directory}/bridge.sock"
-        server = new_server(executor, max_request_bytes=1024 * 1024, max_answer_bytes=max_answer_bytes)
-        server.add_insecure_port(address)
+        server = new_server(routes_of(executor), max_request_bytes=1024 * 1024, max_answer_bytes=max_answer_bytes)
         await upstream.start()
-        await server.start()
+        await server.start(Path(directory) / "bridge.sock")
         try:
             yield Bridge(address, executor, upstream, records)
         finally:
             executor.stop_streams()
-            await server.stop(grace=0.2)
+            await server.stop(0.2)
             await upstream.close()
 
 
