@@ -126,7 +126,7 @@ class Answers:
         try:
             async for chunk in self._chunks(response):
                 for event in reader.feed(chunk):
-                    if event.kind == b"message":
+                    if event.kind == b"message" and event.data:
                         yield event.data
         except EventTooLarge:
             raise self._too_large() from None
