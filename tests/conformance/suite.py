@@ -10,12 +10,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.tools import node_packages
 
 REVISIONS = ("2025-11-25", "2026-07-28")
 HERE = Path(__file__).parent
 CLIENT = HERE / "conformance_client.py"
+SERVER = "server-"
+"""What the suite puts before the name of a scenario for servers."""
 _STAMP = re.compile(r"-\d{4}-\d\d-\d\dT[\d-]+Z$")
 _RUN_S = 110
 
@@ -38,7 +41,7 @@ def everything_server() -> Iterator[str]:
 def server_side(url: str, revision: str, directory: Path) -> Checks:
     """Every scenario for servers that `revision` names, against the server at `url`."""
     _run(("server", "--url", url, "--requirements", revision, "-o", str(directory)), directory, {})
-    return passed(directory, "server-")
+    return passed(directory, SERVER)
 
 
 def client_side(scenario: str, revision: str, directory: Path, env: Mapping[str, str]) -> Checks:
@@ -70,25 +73,27 @@ def _run(arguments: Sequence[str], directory: Path, env: Mapping[str, str]) -> N
         )
 
 
-def passed(directory: Path, prefix: str) -> Checks:
-    """What passed, from the `checks.json` of each scenario below `directory`."""
-    found: Checks = Counter()
+def passed(directory: Path, prefix: str, status: str = "SUCCESS") -> Checks:
+    """What came out as `status`, from the `checks.json` of each scenario below `directory`."""
+    return Counter(f"{scenario} {check['id']}" for scenario, check in _checks(directory, prefix, (status,)))
+
+
+def why(directory: Path, prefix: str, missing: Checks) -> str:
+    """What the suite says about checks that did not pass, for people."""
+    said = {
+        f"{scenario} {check['id']}: {check.get('errorMessage')}"
+        for scenario, check in _checks(directory, prefix, ("FAILURE", "WARNING"))
+        if f"{scenario} {check['id']}" in missing
+    }
+    return "\n".join(sorted(said) or sorted(missing))
+
+
+def _checks(directory: Path, prefix: str, statuses: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in sorted(directory.rglob("checks.json")):
         scenario = _STAMP.sub("", str(path.parent.relative_to(directory))).removeprefix(prefix)
         for check in json.loads(path.read_text()):
-            if check["status"] == "SUCCESS":
-                found[f"{scenario} {check['id']}"] += 1
-    return found
-
-
-def failures(directory: Path) -> list[str]:
-    """What failed and why, for people."""
-    return [
-        f"{path.parent.name}: {check['id']}: {check.get('errorMessage')}"
-        for path in sorted(directory.rglob("checks.json"))
-        for check in json.loads(path.read_text())
-        if check["status"] in ("FAILURE", "WARNING")
-    ]
+            if check["status"] in statuses:
+                yield scenario, check
 
 
 def read_baseline(name: str) -> Checks:
