@@ -105,8 +105,11 @@ class Multiplex:
         self.has_spoken = True
         if wire.is_response(envelope):
             self._answered(envelope)
-        elif envelope.method and bytes(envelope.id):
-            self._asked(envelope, message, related)
+        elif envelope.method and (id_json := bytes(envelope.id)):
+            if id_json[:1] in b'"-0123456789':
+                self._asked(envelope, message, related)
+            else:
+                self._log.event(logging.WARNING, "upstream_garbage", bytes=len(message))
         elif envelope.method:
             await self._notified(envelope, message, related)
         else:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from mcp_bridge import wire
 from mcp_bridge.exchange import Outbox
-from mcp_bridge.sanitize import REDACTED, sanitized
 from mcp_bridge.settings import BridgeSettings
 from mcp_bridge.upstreams.http import header_value
 from mcp_bridge.upstreams.lines import LineReader, TooLong, one_line
@@ -102,37 +101,6 @@ def test_long_line_is_told_by_its_ends_and_the_next_is_whole(size: int) -> None:
     assert found[1] == b"next"
 
 
-def test_secrets_are_redacted_at_any_depth() -> None:
-    """Ours: what a key calls secret is not written down."""
-    arguments = {"a": 1, "API_Key": "k", "deep": [{"Password": {"x": "p"}}], "authorization": ["t"], "note": "ok"}
-
-    assert json.loads(sanitized(arguments, 2048)) == {
-        "a": 1,
-        "API_Key": REDACTED,
-        "deep": [{"Password": REDACTED}],
-        "authorization": REDACTED,
-        "note": "ok",
-    }
-
-
-@given(objects, st.integers(0, 60))
-def test_sanitized_arguments_fit(arguments: Any, limit: int) -> None:
-    """Ours: cut at a size in bytes, never in the middle of a character."""
-    written = sanitized(arguments, limit)
-    assert len(written.encode()) <= limit
-
-
-def test_hostile_arguments_cost_little() -> None:
-    """Ours: the work is bounded by what is kept."""
-    deep: Any = []
-    for _ in range(500):
-        deep = [deep]
-    assert sanitized({"deep": deep}, 2048).count("[") < 50
-    assert len(sanitized({"long": "x" * 1_000_000, "more": ["y"] * 100_000}, 100)) == 100
-    assert sanitized({"lone": "\ud800"}, 100) == '{"lone":"\\ud800"}'
-    assert sanitized({}, 100) == ""
-
-
 @pytest.mark.parametrize(
     ("given_text", "expected"),
     [("plain name", "plain name"), ("", ""), (" edge", "=?base64?IGVkZ2U=?="), ("é", "=?base64?w6k=?=")],
@@ -177,7 +145,7 @@ async def test_outbox_bounds_what_a_slow_reader_costs() -> None:
         ('{"time": {"url": "ftp://x"}}', "should match pattern"),
         ('{"time": {"target": "no-colon"}}', "should match pattern"),
         ('{"time": {"command": []}}', "at least 1 item"),
-        ('{"time": {"url": "http://x", "env": {"A": "b"}}}', "env, cwd and limits belong to an upstream with a command"),
+        ('{"time": {"url": "http://x", "env": {"A": "b"}}}', "env, cwd and limits belong to an upstream"),
     ],
 )
 def test_bad_upstreams_stop_the_start_with_one_line(upstreams: str, said: str) -> None:

@@ -1,6 +1,6 @@
-"""An MCP server of the 2026-07-28 era that misbehaves on request; standard library only, so that it starts at once.
+"""An MCP server of both eras that misbehaves on request; standard library only, so that it starts at once.
 
-Each tool is one kind of misbehaviour; `echo` behaves.
+Each tool is one kind of misbehaviour; `echo` behaves. Messages are written as raw text where that matters.
 """
 
 import json
@@ -20,8 +20,23 @@ def answer(id_: object, text: str) -> None:
     )
 
 
+def write(text: str | bytes) -> None:
+    sys.stdout.buffer.write(text if isinstance(text, bytes) else text.encode())
+    sys.stdout.buffer.flush()
+
+
+def progress(token: object) -> None:
+    say({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
+
+
 def serve(message: dict) -> None:  # noqa: C901 - a table of misdeeds
     id_, params = message.get("id"), message.get("params", {})
+    if message["method"] == "initialize":
+        said = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "unruly", "version": "1"}}
+        say({"jsonrpc": "2.0", "id": id_, "result": said})
+        return
+    if message["method"] == "notifications/initialized":
+        return
     if message["method"] == "tools/list":
         say({"jsonrpc": "2.0", "id": id_, "result": {"tools": [{"name": name} for name in sys.argv[1:]]}})
         return
@@ -54,6 +69,60 @@ def serve(message: dict) -> None:  # noqa: C901 - a table of misdeeds
             sys.stderr.write(("noise " * 2000 + "\n") * 200)
             sys.stderr.flush()
             answer(id_, "after the flood")
+        case "not_utf8":
+            write(b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"\xff\xfe"}]}}\n' % id_)
+        case "two_results":
+            write(f'{{"jsonrpc":"2.0","id":{id_},"result":{{"isError":true}},"result":{{}}}}\n')
+        case "two_members":
+            write(f'{{"jsonrpc":"2.0","id":{id_},"result":{{"content":[],"isError":true,"IsError":false}}}}\n')
+        case "two_metas":
+            write(f'{{"jsonrpc":"2.0","id":{id_},"result":{{"content":[],"_meta":{{"a":1,"a":2}}}}}}\n')
+        case "deep":
+            write(f'{{"jsonrpc":"2.0","id":{id_},"result":{"[" * 200_000}{"]" * 200_000}}}\n')
+        case "only_unasked":
+            answer(987654, "nobody asked")
+        case "notes":
+            for _ in range(1500):
+                progress(id_)
+            answer(id_, "after the notes")
+        case "guessed_tokens":
+            for token in (*range(1, 40), "one", None, [], {}):
+                progress(token)
+            answer(id_, "guessed")
+        case "half_line":
+            write(f'{{"jsonrpc":"2.0","id":{id_},"result":{{"content":[')
+        case "closes_stdout":
+            os.close(1)
+            time.sleep(60)
+        case "early":
+            answer(id_ + 1, "before it was asked")
+            answer(id_, "early")
+        case "twice":
+            answer(id_, "first")
+            answer(id_, "second")
+        case "odd_messages":
+            for odd in ("", "null", "7", "[]", '{"jsonrpc":"2.0","method":"x","id":{}}'):
+                write(odd + "\n")
+            answer(id_, "odd")
+        case "deaf":
+            time.sleep(60)
+        case "hold":
+            held.append(id_)
+        case "release":
+            for one in held:
+                answer(one, "released")
+            held.clear()
+            answer(id_, "done")
+        case "burn":
+            while True:
+                pass
+        case "allocate":
+            answer(id_, str(len(bytearray(params["arguments"]["mib"] * 1024 * 1024))))
+        case "limits":
+            import resource
+
+            names = ("RLIMIT_DATA", "RLIMIT_CPU", "RLIMIT_NOFILE", "RLIMIT_CORE")
+            answer(id_, json.dumps({name: resource.getrlimit(getattr(resource, name)) for name in names}))
         case "calls":
             answer(id_, json.dumps(seen))
         case "cancelled":
@@ -70,6 +139,7 @@ def serve(message: dict) -> None:  # noqa: C901 - a table of misdeeds
             answer(id_, json.dumps(params.get("arguments")))
 
 
+held: list = []
 seen: list = []
 cancelled: list = []
 for line in sys.stdin.buffer:
