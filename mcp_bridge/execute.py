@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from mcp_bridge import wire
+from mcp_bridge.capture import trace
 from mcp_bridge.errors import HopError, malformed, session_unknown, timed_out, too_large
 from mcp_bridge.exchange import Caller, Exchange, Note, Outbox, Session, Upstream
 from mcp_bridge.guards import Guard, chained
@@ -29,7 +30,12 @@ logger = logging.getLogger(__name__)
 Metadata = Sequence[tuple[str, str | bytes]]
 Read = Callable[[], Exchange]
 
-_READ = frozenset({headers.SUBJECT, headers.USER, headers.USER_ROLES, headers.DECISION, headers.REQUEST_ID})
+_READ = frozenset(
+    {
+        *(headers.SUBJECT, headers.USER, headers.USER_ROLES, headers.DECISION, headers.REQUEST_ID),
+        *(trace.TRACEPARENT, trace.TRACESTATE, trace.CORRELATION),
+    }
+)
 _ENDLESS = frozenset({"subscriptions/listen"})
 _BUG = HopError(grpc.StatusCode.INTERNAL, "the bridge failed; its log says more")
 _NO_SESSION = "no session: send initialize first, or state io.modelcontextprotocol/protocolVersion in _meta"
@@ -53,6 +59,9 @@ def caller_of(metadata: Any) -> Caller:
         chain=chain,
         seq=int(seq) if seq.isascii() and seq.isdigit() and len(seq) < 19 else 0,
         targets=tuple(targets),
+        traceparent=values.get(trace.TRACEPARENT, ""),
+        tracestate=values.get(trace.TRACESTATE, ""),
+        correlation_id=values.get(trace.CORRELATION, ""),
     )
 
 
@@ -91,7 +100,8 @@ class Executor:
             exchange = self._admit(visit, read)
             exchange.outbox = outbox
             opened = exchange.session if exchange.opens_session else None
-            answer = await self._ask(exchange, visit)
+            with trace.within(self._recorder.join(visit, exchange)):
+                answer = await self._ask(exchange, visit)
         except HopError as error:
             answer = error
         except Exception:  # noqa: BLE001 - top of the servicer: a bug becomes a refusal
@@ -111,6 +121,7 @@ class Executor:
     ) -> HopError | None:
         async def work(visit: Visit) -> None:
             call, params = read()
+            visit.params = params
             session = self._authorize(visit, call)
             note = Note(call.method, params, visit.caller.owner, session)
             with using(session):
@@ -125,6 +136,7 @@ class Executor:
 
         async def work(visit: Visit) -> None:
             call, message = read()
+            visit.params = message
             session = self._authorize(visit, call)
             if session is None:
                 raise session_unknown()

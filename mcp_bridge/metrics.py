@@ -52,6 +52,12 @@ class BridgeMetrics:
         self.streamed = Counter(
             "mcp_bridge_streamed_messages_total", "Messages streamed to clients before a response.", registry=registry
         )
+        self.tokens = Counter(
+            "mcp_bridge_tokens_total",
+            "Tokens of requests (in) and answers (out), by whether messages reported or sizes estimate them.",
+            ["direction", "source"],
+            registry=registry,
+        )
         self.children = Gauge("mcp_bridge_children", "Child processes running.", ["server"], registry=registry)
         self.restarts = Counter(
             "mcp_bridge_child_restarts_total", "Child processes started after one ended.", ["server"], registry=registry

@@ -1,28 +1,32 @@
-"""One record for each MCP message the bridge executed or refused to: for the sink, and for the metrics."""
+"""One record for each MCP message the bridge executed or refused to: for the sink, the metrics and the spans."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 import msgspec
 
 from mcp_bridge import wire
+from mcp_bridge.capture.capture import Capture, Captured, Message
+from mcp_bridge.capture.trace import Trace, entered, read, write_meta
 from mcp_bridge.errors import HopError
-from mcp_bridge.exchange import Caller
+from mcp_bridge.exchange import Caller, Exchange
 from mcp_bridge.metrics import BridgeMetrics
-from mcp_bridge.sanitize import sanitized
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.calls import McpCall
 from secure_mcp_grpc.records import InteractionRecord, timestamp
 
-__all__ = ["Recorder", "Visit"]
+__all__ = ["Recorder", "Spans", "Visit"]
 
 logger = logging.getLogger(__name__)
 
 _REFUSED = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT})
+
+_NO_META = wire.Meta()
 
 
 @dataclass(slots=True)
@@ -40,27 +44,56 @@ class Visit:
     upstream_s: float = 0.0
     streamed: int = 0
     finding: str = ""
+    params: bytes = b""
+    """As they came; of a reply the whole response."""
+    id_json: bytes = b""
+    trace: Trace | None = None
+
+
+class Spans(Protocol):
+    """Where finished spans go; must neither block nor raise."""
+
+    def ended(self, record: InteractionRecord, started_ns: int, ended_ns: int, request_id: str, flags: str) -> None: ...
 
 
 class Recorder:
     """`offer` takes a record's time and JSON (see `AlsSender.offer`)."""
 
-    def __init__(self, offer: Callable[[int, bytes], bool], metrics: BridgeMetrics, max_argument_bytes: int) -> None:
+    def __init__(
+        self,
+        offer: Callable[[int, bytes], bool],
+        metrics: BridgeMetrics,
+        capture: Capture,
+        *,
+        spans: Spans | None = None,
+        tells_upstream: bool = True,
+    ) -> None:
+        """`tells_upstream`: whether requests to upstreams carry their trace in `_meta`."""
         self._offer = offer
         self._metrics = metrics
-        self._max_argument_bytes = max_argument_bytes
+        self._capture = capture
+        self._spans = spans
+        self._tells_upstream = tells_upstream
 
     def arrive(self, rpc: str, caller: Caller, request_bytes: int) -> Visit:
         return Visit(rpc, caller, request_bytes, time.time_ns())
+
+    def join(self, visit: Visit, exchange: Exchange) -> Trace:
+        """Give an admitted request its place in its chain: a span below the one it came with, told to the upstream."""
+        visit.params, visit.id_json = exchange.params_json, exchange.id_json
+        visit.trace = exchange.trace = _span(visit.caller, exchange.meta)
+        if self._tells_upstream:
+            exchange.params_json = write_meta(exchange.params_json, exchange.trace)
+        return exchange.trace
 
     def leave(self, visit: Visit, answer: bytes | HopError | None) -> None:
         """Record how `visit` ended: with a response, a refusal or failure, or cancelled (None).
 
         The work is done after the answer is on its way.
         """
-        asyncio.get_running_loop().call_soon(self._record, visit, answer)
+        asyncio.get_running_loop().call_soon(self._record, visit, answer, time.time_ns())
 
-    def _record(self, visit: Visit, answer: bytes | HopError | None) -> None:
+    def _record(self, visit: Visit, answer: bytes | HopError | None, ended_ns: int) -> None:
         summary = _summary(visit, answer)
         method = self._metrics.method_class(visit.call.method if visit.call else "")
         self._metrics.requests.labels(visit.rpc, method, summary.outcome).inc()
@@ -68,13 +101,23 @@ class Recorder:
             self._metrics.upstream_seconds.labels(visit.server, method).observe(visit.upstream_s)
         if visit.streamed:
             self._metrics.streamed.inc(visit.streamed)
-        record = self._write(visit, summary, len(answer) if isinstance(answer, bytes) else 0)
-        if not self._offer(visit.started_ns, record):
+        span = visit.trace or _span(visit.caller, _NO_META)
+        record = self._write(visit, span, summary, answer)
+        if record.tokens_source:
+            self._metrics.tokens.labels("in", record.tokens_source).inc(record.tokens_in)
+            self._metrics.tokens.labels("out", record.tokens_source).inc(record.tokens_out)
+        if self._spans is not None:
+            request_id = visit.id_json.decode("utf-8", "replace")
+            self._spans.ended(record, visit.started_ns, ended_ns, request_id, span.flags)
+        if not self._offer(visit.started_ns, msgspec.json.encode(record)):
             logs.event(logger, logging.WARNING, "record_lost", request_id=visit.caller.request_id)
 
-    def _write(self, visit: Visit, summary: wire.Summary, response_bytes: int) -> bytes:
+    def _write(
+        self, visit: Visit, span: Trace, summary: wire.Summary, answer: bytes | HopError | None
+    ) -> InteractionRecord:
         caller, call = visit.caller, visit.call
-        record = InteractionRecord(
+        captured = self._captured(Message(call, visit.params, visit.server, span.trace_id, answer))
+        return InteractionRecord(
             ts=timestamp(visit.started_ns // 1000),
             request_id=caller.request_id,
             chain=caller.chain,
@@ -91,12 +134,39 @@ class Recorder:
             error_code=summary.error_code,
             upstream_us=round(visit.upstream_s * 1e6),
             request_bytes=visit.request_bytes,
-            response_bytes=response_bytes,
+            response_bytes=len(answer) if isinstance(answer, bytes) else 0,
             notifications=visit.streamed,
             finding=visit.finding,
-            arguments=sanitized(call.arguments, self._max_argument_bytes) if call else "",
+            arguments=captured.arguments,
+            request=captured.request,
+            response=captured.response,
+            payload_encoding=captured.payload_encoding,
+            trace_id=span.trace_id,
+            span_id=span.span_id,
+            parent_span_id=span.parent_span_id,
+            correlation_id=span.correlation_id,
+            hops=span.hops,
+            resources=captured.resources,
+            digests_in=captured.digests_in,
+            digests_out=captured.digests_out,
+            tokens_in=captured.tokens_in,
+            tokens_out=captured.tokens_out,
+            tokens_source=captured.tokens_source,
         )
-        return msgspec.json.encode(record)
+
+    def _captured(self, message: Message) -> Captured:
+        try:
+            return self._capture.of(message)
+        except Exception:  # noqa: BLE001 - whatever a payload holds, that the message came and went is recorded
+            logs.event(logger, logging.ERROR, "capture_failed")
+            return Captured()
+
+
+def _span(caller: Caller, meta: wire.Meta) -> Trace:
+    """What the message itself says goes before the headers, which a proxy on the way may have added."""
+    chosen = meta.correlation_id if meta.correlation_id is not None else caller.correlation_id
+    above = read(meta.traceparent, meta.tracestate, chosen) or read(caller.traceparent, caller.tracestate, chosen)
+    return entered(above, chosen)
 
 
 def _summary(visit: Visit, answer: bytes | HopError | None) -> wire.Summary:

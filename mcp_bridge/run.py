@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from prometheus_client import CollectorRegistry
 
 from mcp_bridge.assemble import build_upstream
+from mcp_bridge.capture.build import build_capture
+from mcp_bridge.capture.otlp import exporting
 from mcp_bridge.exchange import Upstream
 from mcp_bridge.execute import Executor
 from mcp_bridge.guards import Guard
@@ -55,17 +57,19 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
     socket = lifecycle.socket_path(run_dir, PART)
     registry = new_registry(PART)
     metrics = BridgeMetrics(registry)
+    capture = build_capture(settings)
     with serve_metrics(registry, settings.metrics_host, settings.metrics_port, PART) as metrics_address:
         async with (
             _upstream(given or build_upstream(settings, metrics)) as upstream,
             _sender(settings) as sender,
+            exporting(settings.otlp_endpoint, settings.node_id) as spans,
             _guards(settings, metrics) as guards,
         ):
             sessions = Sessions(settings.max_sessions, settings.max_answer_bytes)
             executor = Executor(
                 upstream,
                 sessions,
-                Recorder(sender.offer, metrics, settings.max_argument_bytes),
+                Recorder(sender.offer, metrics, capture, spans=spans, tells_upstream=settings.trace_upstream),
                 guards,
                 request_timeout_s=settings.request_timeout_s,
                 max_answer_bytes=settings.max_answer_bytes,

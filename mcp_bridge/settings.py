@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from mcp_bridge.capture.settings import CaptureSettings
 from mcp_bridge.eras.settings import Era, EraSettings
 from mcp_bridge.frame_settings import FrameSettings
 from mcp_bridge.upstreams.limits import ChildLimits
@@ -90,7 +91,7 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-class BridgeSettings(EraSettings, FrameSettings):
+class BridgeSettings(CaptureSettings, EraSettings, FrameSettings):
     """Section `bridge`, variables `MCP_BRIDGE_…`; `MCP_BRIDGE_UPSTREAMS` holds the same mapping as JSON."""
 
     section: ClassVar[str] = "bridge"
@@ -136,8 +137,6 @@ class BridgeSettings(EraSettings, FrameSettings):
     max_sessions: Annotated[int, Field(ge=1)] = 1000
     """Sessions of the handshake era, over all identities."""
 
-    max_argument_bytes: Annotated[int, Field(ge=0)] = 2048
-    """How much of a call's arguments a record keeps, sanitized."""
     max_pending_records: Annotated[int, Field(ge=1)] = 100_000
     """Records held while the sink is away; further ones are lost and counted."""
 

@@ -6,10 +6,12 @@ Pure functions.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
+
+from mcp_bridge.capture.trace import CORRELATION_META
 
 from mcp_bridge.raw_json import NotJson, check_keys, check_utf8, members
 
@@ -70,6 +72,9 @@ class Meta(msgspec.Struct, frozen=True, gc=False):
     protocol_version: Raw = msgspec.field(name="io.modelcontextprotocol/protocolVersion", default=_ABSENT)
     explain: Raw = msgspec.field(name=EXPLAIN, default=_ABSENT)
     log_level: Raw = msgspec.field(name="io.modelcontextprotocol/logLevel", default=_ABSENT)
+    traceparent: Any = None
+    tracestate: Any = None
+    correlation_id: Any = msgspec.field(name=CORRELATION_META, default=None)
 
     @property
     def is_modern(self) -> bool:

@@ -94,4 +94,30 @@ class InteractionRecord(msgspec.Struct, frozen=True, kw_only=True):
     finding: str = ""
     """Stable code of what a guard of the bridge found, such as `tool_drift`; empty mostly."""
     arguments: str = ""
-    """Sanitized JSON of the arguments, cut at a configured size."""
+    """Sanitized JSON of the arguments, cut at a configured size; valid JSON exactly where it was not cut."""
+    request: str = ""
+    """What the params say beside `arguments` and `tool`, likewise."""
+    response: str = ""
+    """The result, or the JSON-RPC error, likewise; `{"grpcStatus": …, "message": …}` for a refusal."""
+    payload_encoding: str = ""
+    """`sealed1` where the three above are sealed for the owner of a key (`mcp_bridge.capture.sealing`)."""
+    trace_id: str = ""
+    """W3C trace id, 32 hex digits."""
+    span_id: str = ""
+    """Of this hop, 16 hex digits: the parent of what the MCP server does with the request."""
+    parent_span_id: str = ""
+    """Empty where the trace began here; may name a span of a client, which no record tells of."""
+    correlation_id: str = ""
+    """Chosen by whoever began; the trace id where nobody chose."""
+    hops: int = 0
+    """Bridges the chain went through, this one included, as the callers tell it."""
+    resources: tuple[str, ...] = ()
+    """URIs that were read, or stand in the result."""
+    digests_in: tuple[str, ...] = ()
+    """Keyed digests (16 hex digits) of longer texts in the arguments."""
+    digests_out: tuple[str, ...] = ()
+    """The same of texts and files in the result: equal values have equal digests."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_source: str = ""
+    """`reported` by the message, or `estimated` from its size; see `mcp_bridge.capture.tokens`."""

@@ -27,6 +27,7 @@ __all__ = ["Source", "dead_letter", "row"]
 MAX_NAME_CHARS = 4096
 MAX_WORD_CHARS = 512
 MAX_RAW_BYTES = 1 << 20
+MAX_LISTED = 100
 _CLOCK_WINDOW_US = 7 * 86_400 * 1_000_000
 """A sender's clock that is further off than this is not believed: one insert must not touch a hundred days."""
 
@@ -196,6 +197,21 @@ def _interaction(entry: Http, source: Source) -> TableRow:
         _within(record.response_bytes, 0, _U64),
         _within(record.notifications, 0, _U32),
         record.arguments,
+        _word(record.finding),
+        record.request,
+        record.response,
+        _word(record.payload_encoding),
+        _word(record.trace_id),
+        _word(record.span_id),
+        _word(record.parent_span_id),
+        _word(record.correlation_id),
+        _within(record.hops, 0, _U16),
+        [_name(uri) for uri in record.resources[:MAX_LISTED]],
+        [_word(digest) for digest in record.digests_in[:MAX_LISTED]],
+        [_word(digest) for digest in record.digests_out[:MAX_LISTED]],
+        _within(record.tokens_in, 0, _U64),
+        _within(record.tokens_out, 0, _U64),
+        _word(record.tokens_source),
     )
     return TableRow("interactions", values, len(text), _digest(text))
 

@@ -1,6 +1,7 @@
 """What the store knows of a call's arguments, which were sanitized, and perhaps cut, when they were recorded. Pure."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,8 +10,8 @@ from authz_service.steps.message import digest
 
 __all__ = ["NOTHING", "Known", "known_arguments"]
 
-_MARKS: Final = ("[redacted]", "[deep]")
-"""What mcp_bridge writes in place of a value that it keeps to itself."""
+_MARK: Final = re.compile(r"\[redacted(?::[0-9a-f]{8})?\]|\[deep\]|\[(?:[0-9]+ bytes|binary)")
+"""What mcp_bridge writes in place of a value, or of a part of a text, that it keeps to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ def known_arguments(text: str, args_digest: str) -> Known:
             return Known(arguments, frozenset())
     except (ValueError, RecursionError):  # cut
         return NOTHING
+    if any(_MARK.search(name) for name in arguments):
+        return NOTHING
     hidden = frozenset(name for name, value in arguments.items() if _is_marked(value))
     return Known(arguments, hidden) if hidden else NOTHING
 
@@ -53,7 +56,7 @@ def known_arguments(text: str, args_digest: str) -> Known:
 def _is_marked(value: Any) -> bool:
     """Whether there is a mark in `value`, which is nested 32 levels at most: deeper ones are marked."""
     if isinstance(value, dict):
-        return any(_is_marked(item) for item in value.values())
+        return any(_is_marked(item) for item in (*value, *value.values()))
     if isinstance(value, list):
         return any(_is_marked(item) for item in value)
-    return value in _MARKS
+    return isinstance(value, str) and _MARK.search(value) is not None

@@ -12,6 +12,9 @@ import grpc
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from mcp_bridge.capture.build import build_capture
+from mcp_bridge.capture.capture import Capture
+from mcp_bridge.capture.settings import CaptureSettings
 from mcp_bridge.client import grpc_transport
 from mcp_bridge.exchange import Upstream
 from mcp_bridge.execute import Executor
@@ -60,6 +63,7 @@ async def serving(
     request_timeout_s: float = 20.0,
     max_answer_bytes: int = 4 * 1024 * 1024,
     guards: Sequence[Guard] = (),
+    capture: Capture | None = None,
 ) -> AsyncIterator[Bridge]:
     records: list[InteractionRecord] = []
 
@@ -67,7 +71,7 @@ async def serving(
         records.append(msgspec.json.decode(record, type=InteractionRecord))
         return True
 
-    recorder = Recorder(offer, BridgeMetrics(CollectorRegistry()), 2048)
+    recorder = Recorder(offer, BridgeMetrics(CollectorRegistry()), capture or build_capture(CaptureSettings()))
     executor = Executor(
         upstream,
         Sessions(100, max_answer_bytes),

@@ -17,7 +17,9 @@ from authz_service.workbench.explain import Question, explain
 from authz_service.workbench.patterns import common
 from authz_service.workbench.recorded import Known, known_arguments
 from authz_service.workbench.weigh import counts, possible_verdicts
-from mcp_bridge.sanitize import sanitized
+from mcp_bridge.capture.keyed import Keyed
+from mcp_bridge.capture.rules import Rules
+from mcp_bridge.capture.sanitize import Sanitizer
 
 patterns = st.text("ab*", max_size=6)
 
@@ -203,7 +205,7 @@ keys = st.one_of(st.text(max_size=5), st.sampled_from(("limit", "token", "api_ke
 @given(st.dictionaries(keys, json_values, max_size=5), st.sampled_from((20, 60, 4096)))
 def test_known_arguments_are_what_was_called(arguments: dict[str, Any], max_bytes: int) -> None:
     """Ours: with the bridge's own sanitizer: whatever is not called hidden has its true value."""
-    known = known_arguments(sanitized(arguments, max_bytes), digest(arguments))
+    known = known_arguments(Sanitizer(Rules(), Keyed(b"key")).text(arguments, max_bytes), digest(arguments))
 
     if known.hidden is not None:
         assert set(known.arguments) == set(arguments)

@@ -15,7 +15,9 @@ from sink_harness import StoreProcess, new_sink, new_store
 
 from authz_service.steps.message import digest
 from authz_service.steps.policy import judge_all
-from mcp_bridge.sanitize import sanitized
+from mcp_bridge.capture.keyed import Keyed
+from mcp_bridge.capture.rules import Rules
+from mcp_bridge.capture.sanitize import Sanitizer
 from secure_mcp_grpc import als, headers
 from secure_mcp_grpc.calls import McpCall
 from secure_mcp_grpc.records import DecisionRecord, InteractionRecord, timestamp
@@ -75,7 +77,7 @@ class Recorder:
                 method=method,
                 tool=name,
                 outcome="ok",
-                arguments=sanitized(arguments, 4096),
+                arguments=Sanitizer(Rules(), Keyed(b"key")).text(arguments, 4096),
             )
             self.interactions.append((us * 1000, msgspec.json.encode(done)))
         return self.seq
