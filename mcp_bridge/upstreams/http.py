@@ -80,6 +80,8 @@ class HttpUpstream:
             # All callers share this client: a cookie kept from one would travel with the others.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
+        # At INFO httpx writes a line for each request, with the URL.
+        logging.getLogger("httpx2").setLevel(logging.WARNING)
         self._log = Rare(logger, server=name)
         self._answers = Answers(name, max_message_bytes, self._log, self.reply)
         self._mirrors: dict[str, ParamMirrors] = {}

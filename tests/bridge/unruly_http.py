@@ -6,6 +6,7 @@ Each tool is one kind of misbehaviour; `echo` behaves.
 import asyncio
 import contextlib
 import json
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ class HttpServer:
 
 
 @contextlib.asynccontextmanager
-async def http_server(answer: Answer) -> AsyncIterator[HttpServer]:
+async def http_server(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[HttpServer]:
     """`answer` serves every request; the connection closes after it."""
     server = HttpServer()
     serving: set[asyncio.Task[None]] = set()
@@ -104,8 +105,8 @@ async def http_server(answer: Answer) -> AsyncIterator[HttpServer]:
             serving.discard(task)
             writer.close()
 
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/mcp"
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{listening.sockets[0].getsockname()[1]}/mcp"
     try:
         yield server
     finally:
