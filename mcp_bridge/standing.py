@@ -30,6 +30,10 @@ _FORSAKEN: Final = "authz_service has not answered for a while, so the stream wa
 _STOPPING: Final = "the sidecar is stopping"
 
 
+def _nobody(_why: str) -> None:
+    """Hears it."""
+
+
 @dataclass(slots=True, eq=False)
 class _Watched:
     frame: pb.Frame
@@ -42,10 +46,19 @@ class Standing:
     """Asks `judge` for every open stream each `recheck_s` seconds.
 
     While there is no answer a stream stays open for `grace_s` seconds more.
-    `clock` gives seconds.
+    `clock` gives seconds; `ended` hears why a stream was ended, `refused` or `forsaken`.
     """
 
-    def __init__(self, judge: Judge, *, recheck_s: float, grace_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        *,
+        recheck_s: float,
+        grace_s: float,
+        clock: Callable[[], float],
+        ended: Callable[[str], None] = _nobody,
+    ) -> None:
+        self._ended = ended
         self._judge = judge
         self._recheck_s = recheck_s
         self._grace_s = grace_s
@@ -132,6 +145,7 @@ class Standing:
                     request_id=watched.frame.request_id,
                     reason=judgement.reason,
                 )
+                self._ended("refused")
                 self._end(watched, refusal_of(judgement))
         return True
 
@@ -139,6 +153,7 @@ class Standing:
         limit = self._clock() - self._recheck_s - self._grace_s
         for watched in part:
             if watched.allowed_at < limit and watched in self._watched:
+                self._ended("forsaken")
                 self._end(watched, unavailable(_FORSAKEN))
 
     def _end(self, watched: _Watched, error: HopError) -> None:

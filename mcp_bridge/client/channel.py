@@ -66,6 +66,7 @@ class Stubs:
         self.call = channel.unary_unary(f"{TRANSPORT}Call", pb.Request.SerializeToString, answer)
         self.stream = channel.unary_stream(f"{TRANSPORT}Stream", pb.Request.SerializeToString, answer)
         self.listen = channel.unary_stream(f"{TRANSPORT}Listen", pb.ListenRequest.SerializeToString, answer)
+        self.session = channel.stream_stream(f"{TRANSPORT}Session", pb.ClientFrame.SerializeToString, answer)
         self.notify = channel.unary_unary(f"{TRANSPORT}Notify", pb.Notification.SerializeToString, pb.Ack.FromString)
         self.reply = channel.unary_unary(f"{TRANSPORT}Reply", pb.ReplyRequest.SerializeToString, pb.Ack.FromString)
         self.end_session = channel.unary_unary(

@@ -31,14 +31,14 @@ from mcp_bridge.client.status import NO_RESPONSE, error_of
 from mcp_bridge.patterns import declared_version, expects_notifications, meta_of, name_or_nothing
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
-__all__ = ["grpc_transport"]
+__all__ = ["VERSION_HEADER", "Writer", "encode", "grpc_transport", "not_json", "parse"]
 
 logger = logging.getLogger(__name__)
 
 Incoming = SessionMessage | Exception
-Streams = tuple[MemoryObjectReceiveStream[Incoming], "_Writer"]
+Streams = tuple[MemoryObjectReceiveStream[Incoming], "Writer"]
 
-_VERSION_HEADER: Final = "mcp-protocol-version"
+VERSION_HEADER: Final = "mcp-protocol-version"
 _NOTIFY_S: Final = 10.0
 _END_SESSION_S: Final = 1.0
 _FINAL = frozenset({"UNAUTHENTICATED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL"})
@@ -55,6 +55,7 @@ def grpc_transport(
     interceptors: Sequence[Any] = (),
     max_answer_bytes: int = 16 * 1024 * 1024,
     timeout_s: float | None = None,
+    pipelined: bool = False,
     channel_factory: Callable[[], grpc.aio.Channel] | None = None,
 ) -> contextlib.AbstractAsyncContextManager[Streams]:
     """A transport for `mcp.Client` to the sidecar at `address` (`host:port`).
@@ -71,24 +72,29 @@ def grpc_transport(
     for in its certificate instead of the address's. `token` (or a function
     that returns it) is sent as a bearer token with each call.
 
+    `pipelined` sends every message over one gRPC stream, which is faster than
+    a call for each; each is authorized all the same, and policy must allow
+    `grpc:session`. What waits for an answer when the stream ends fails with
+    its status; the next message opens another stream.
+
     A gRPC status becomes a JSON-RPC error whose `data.grpcStatus` names it;
     see `mcp_bridge.client.status`.
     """
     if isinstance(identity, str | Path):
         identity = Identity.from_directory(identity)
     where = Address(address, identity, server_id, server_name, tuple(interceptors), max_answer_bytes, channel_factory)
-    return _connected(Channels(where), token, timeout_s)
+    return _connected(Channels(where), token, timeout_s, pipelined=pipelined)
 
 
 @contextlib.asynccontextmanager
 async def _connected(
-    channels: Channels, token: str | Callable[[], str] | None, timeout_s: float | None
+    channels: Channels, token: str | Callable[[], str] | None, timeout_s: float | None, *, pipelined: bool
 ) -> AsyncIterator[Streams]:
     await channels.open()
     to_session, incoming = anyio.create_memory_object_stream[Incoming](64)
     try:
         async with to_session, incoming, anyio.create_task_group() as group:
-            writer = _Writer(channels, to_session, group, token, timeout_s)
+            writer = _writer_class(pipelined=pipelined)(channels, to_session, group, token, timeout_s)
             try:
                 yield incoming, writer
             finally:
@@ -99,7 +105,15 @@ async def _connected(
             await channels.close()
 
 
-class _Writer:
+def _writer_class(*, pipelined: bool) -> "type[Writer]":
+    if not pipelined:
+        return Writer
+    from mcp_bridge.client.pipeline import PipelinedWriter
+
+    return PipelinedWriter
+
+
+class Writer:
     """The SDK's write stream: a request starts a call and its answers go to `to_session`."""
 
     def __init__(
@@ -123,7 +137,7 @@ class _Writer:
     async def send(self, item: SessionMessage, /) -> None:
         message = item.message
         stamped = item.metadata.headers if isinstance(item.metadata, ClientMessageMetadata) else None
-        if stamped and (version := stamped.get(_VERSION_HEADER)):
+        if stamped and (version := stamped.get(VERSION_HEADER)):
             self._version = version
         if isinstance(message, types.JSONRPCRequest):
             self._start(message)
@@ -131,7 +145,7 @@ class _Writer:
             await self._notify(message)
         else:
             body = message.model_dump(by_alias=True, mode="json", exclude_unset=True)
-            reply = pb.ReplyRequest(session_id=self._session_id, message_json=_encode(body))
+            reply = pb.ReplyRequest(session_id=self._session_id, message_json=encode(body))
             await self._tell("reply", reply, "reply")
 
     async def aclose(self) -> None:
@@ -151,21 +165,25 @@ class _Writer:
             await self._tell("end_session", ending, "end_session")
         self._channels.release(ending.session_id)
 
-    def _start(self, message: types.JSONRPCRequest) -> None:
+    def _request_of(self, message: types.JSONRPCRequest) -> pb.Request:
         params = message.params or {}
         if message.method == "initialize":
             self._session_id = self._version = ""
         elif message.method == "server/discover":
             self._discover_error = None
         declared = declared_version(meta_of(params))
-        request = pb.Request(
+        return pb.Request(
             method=message.method,
             name=name_or_nothing(message.method, params),
             protocol_version=declared if isinstance(declared, str) else self._version,
             session_id=self._session_id,
-            id_json=_encode(message.id),
-            params_json=_encode(params) if message.params is not None else b"",
+            id_json=encode(message.id),
+            params_json=encode(params) if message.params is not None else b"",
         )
+
+    def _start(self, message: types.JSONRPCRequest) -> None:
+        request = self._request_of(message)
+        declared = declared_version(meta_of(message.params or {}))
         scope, key = anyio.CancelScope(), (type(message.id), message.id)
         if (earlier := self._in_flight.get(key)) is not None:
             earlier[0].cancel()  # its id belongs to this request now
@@ -207,8 +225,8 @@ class _Writer:
             await self._refused(message, error, endpoint)
             return
         self._opened(response.session_id, endpoint)
-        if (answer := _parse(response.message_json)) is None:
-            await self._fail(message, _not_json())
+        if (answer := parse(response.message_json)) is None:
+            await self._fail(message, not_json())
         else:
             await self._pass_on(answer)
 
@@ -220,9 +238,9 @@ class _Writer:
         try:
             async for response in call:
                 self._opened(response.session_id, endpoint)
-                one = _parse(response.message_json)
+                one = parse(response.message_json)
                 if one is None:
-                    await self._fail(message, _not_json())
+                    await self._fail(message, not_json())
                     return
                 await self._pass_on(one)
                 if isinstance(one.message, types.JSONRPCResponse | types.JSONRPCError):
@@ -238,6 +256,14 @@ class _Writer:
             self._session_id = session_id
             self._channels.bind(session_id, endpoint)
 
+    def _notification_of(self, message: types.JSONRPCNotification) -> pb.Notification:
+        return pb.Notification(
+            method=message.method,
+            protocol_version=self._version,
+            session_id=self._session_id,
+            params_json=encode(message.params) if message.params is not None else b"",
+        )
+
     async def _notify(self, message: types.JSONRPCNotification) -> None:
         cancelled = None
         if message.method == "notifications/cancelled":
@@ -248,13 +274,7 @@ class _Writer:
                 if cancelled is not None:
                     cancelled[0].cancel()
                 return
-        notification = pb.Notification(
-            method=message.method,
-            protocol_version=self._version,
-            session_id=self._session_id,
-            params_json=_encode(message.params) if message.params is not None else b"",
-        )
-        sent = await self._tell("notify", notification, message.method)
+        sent = await self._tell("notify", self._notification_of(message), message.method)
         if cancelled is not None:
             cancelled[0].cancel()
         if sent and message.method == "notifications/initialized" and self._session_id:
@@ -269,7 +289,7 @@ class _Writer:
         try:
             async with aclosing(listen(self._channels, session_id, metadata)) as incoming:
                 async for message in incoming:
-                    if (one := _parse(message)) is not None:
+                    if (one := parse(message)) is not None:
                         await self._pass_on(one)
         except grpc.aio.AioRpcError as error:
             logger.debug("listen ended: %s", error.code().name)
@@ -285,14 +305,18 @@ class _Writer:
         return True
 
     async def _refused(self, message: types.JSONRPCRequest, error: grpc.aio.AioRpcError, endpoint: Endpoint) -> None:
-        body = error_of(error.code(), error.details())
-        if message.method == "server/discover":
-            self._discover_error = body
-        elif message.method == "initialize" and self._both_denied(body):
-            body = self._discover_error or body
+        body = self._refusal(message, error_of(error.code(), error.details()))
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             await self._channels.failed(endpoint)
         await self._fail(message, body)
+
+    def _refusal(self, message: types.JSONRPCRequest, body: dict[str, Any]) -> dict[str, Any]:
+        """The error to show for `body`: of two refusals of one connection, the first."""
+        if message.method == "server/discover" and "grpcStatus" in body.get("data", ()):
+            self._discover_error = body
+        elif message.method == "initialize" and self._both_denied(body):
+            return self._discover_error or body
+        return body
 
     async def _pass_on(self, item: SessionMessage) -> None:
         """A session that is being closed takes nothing more."""
@@ -307,7 +331,7 @@ class _Writer:
     def _both_denied(self, body: dict[str, Any]) -> bool:
         denied = grpc.StatusCode.PERMISSION_DENIED.name
         earlier = self._discover_error
-        return earlier is not None and earlier["data"]["grpcStatus"] == body["data"]["grpcStatus"] == denied
+        return earlier is not None and earlier["data"]["grpcStatus"] == _status_of(body) == denied
 
     async def _fail(self, message: types.JSONRPCRequest, body: dict[str, Any]) -> None:
         error = types.JSONRPCError(jsonrpc="2.0", id=message.id, error=types.ErrorData.model_validate(body))
@@ -320,19 +344,23 @@ class _Writer:
         return (("authorization", f"Bearer {token}"),)
 
 
-def _encode(value: Any) -> bytes:
+def _status_of(body: dict[str, Any]) -> str:
+    return str(body.get("data", {}).get("grpcStatus", ""))
+
+
+def encode(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except (TypeError, ValueError, OverflowError):
         return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _parse(message: bytes) -> SessionMessage | None:
+def parse(message: bytes) -> SessionMessage | None:
     try:
         return SessionMessage(types.jsonrpc_message_adapter.validate_json(message, by_name=False))
     except ValidationError:
         return None
 
 
-def _not_json() -> dict[str, Any]:
+def not_json() -> dict[str, Any]:
     return {"code": types.PARSE_ERROR, "message": "the answer is not a JSON-RPC message"}
