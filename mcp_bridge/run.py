@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
@@ -19,6 +19,7 @@ from mcp_bridge.recording import Recorder
 from mcp_bridge.sessions import Sessions
 from mcp_bridge.protect.build import protect_guards
 from mcp_bridge.settings import BridgeSettings
+from mcp_bridge.streams import watching_streams
 from mcp_bridge.serving import Routes, new_server
 from secure_mcp_grpc import lifecycle, logs
 from secure_mcp_grpc.als import AlsSender, sink_channel
@@ -64,6 +65,7 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
             _sender(settings) as sender,
             exporting(settings.otlp_endpoint, settings.node_id) as spans,
             _guards(settings, metrics) as guards,
+            AsyncExitStack() as closing,
         ):
             sessions = Sessions(settings.max_sessions, settings.max_answer_bytes)
             executor = Executor(
@@ -80,9 +82,12 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
                 pending=lambda: sender.pending,
                 refused=lambda: sender.refused,
             )
+            streams = await closing.enter_async_context(
+                watching_streams(settings, settings.authz_address, executor, registry)
+            )
             health = Health()
             server = new_server(
-                routes_of(executor),
+                streams.over(routes_of(executor)),
                 health=health,
                 max_request_bytes=settings.max_request_bytes,
                 max_answer_bytes=settings.max_answer_bytes,
@@ -97,6 +102,7 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
             lifecycle.withdraw(run_dir, PART)
             await health.stopping()
             executor.stop_streams()
+            streams.stop()
             await server.stop(_DRAIN_S)
             socket.unlink(missing_ok=True)
 
