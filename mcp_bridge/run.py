@@ -15,16 +15,16 @@ from mcp_bridge.execute import Executor
 from mcp_bridge.guards import Guard
 from mcp_bridge.listing import PolicyLists, authz_channel
 from mcp_bridge.metrics import BridgeMetrics
-from mcp_bridge.recording import Recorder
-from mcp_bridge.sessions import Sessions
 from mcp_bridge.protect.build import protect_guards
+from mcp_bridge.recording import Recorder
+from mcp_bridge.serving import Routes, new_server
+from mcp_bridge.sessions import Sessions
 from mcp_bridge.settings import BridgeSettings
 from mcp_bridge.streams import watching_streams
-from mcp_bridge.serving import Routes, new_server
-from secure_mcp_grpc import lifecycle, logs
-from secure_mcp_grpc.als import AlsSender, sink_channel
 from mcp_bridge.transport_service import TransportService
 from mcp_bridge.typed_service import TypedService
+from secure_mcp_grpc import lifecycle, logs
+from secure_mcp_grpc.als import AlsSender, sink_channel
 from secure_mcp_grpc.headers import LOG_BRIDGE
 from secure_mcp_grpc.health import Health
 from secure_mcp_grpc.metrics import new_registry, serve_metrics
@@ -64,7 +64,7 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
             _upstream(given or build_upstream(settings, metrics)) as upstream,
             _sender(settings) as sender,
             exporting(settings.otlp_endpoint, settings.node_id) as spans,
-            _guards(settings, metrics) as guards,
+            _guards(settings, metrics, registry) as guards,
             AsyncExitStack() as closing,
         ):
             sessions = Sessions(settings.max_sessions, settings.max_answer_bytes)
@@ -136,11 +136,11 @@ async def _guards(
     settings: BridgeSettings, metrics: BridgeMetrics, registry: CollectorRegistry
 ) -> AsyncIterator[list[Guard]]:
     """What the settings put around each request, the outermost first."""
+    protecting = protect_guards(settings, registry, max_list_bytes=settings.max_answer_bytes)
     if settings.list_filter == "off":
         logs.event(
             logger, logging.WARNING, "lists_not_filtered", setting="list_filter", effect="every caller sees every name"
         )
-    protecting = protect_guards(settings, registry, max_list_bytes=settings.max_answer_bytes)
         yield protecting
         return
     default = f"unix:{lifecycle.socket_path(settings.run_dir, 'authz').absolute()}"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from mcp_bridge.capture.settings import CaptureSettings
 from mcp_bridge.eras.settings import Era, EraSettings
 from mcp_bridge.frame_settings import FrameSettings
+from mcp_bridge.protect.settings import ProtectSettings
 from mcp_bridge.upstreams.limits import ChildLimits
 from mcp_bridge.upstreams.secrets import RESERVED, SOURCE
 
@@ -91,7 +92,7 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-class BridgeSettings(CaptureSettings, EraSettings, FrameSettings):
+class BridgeSettings(CaptureSettings, EraSettings, FrameSettings, ProtectSettings):
     """Section `bridge`, variables `MCP_BRIDGE_…`; `MCP_BRIDGE_UPSTREAMS` holds the same mapping as JSON."""
 
     section: ClassVar[str] = "bridge"

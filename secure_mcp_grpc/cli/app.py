@@ -5,7 +5,7 @@ Each command imports what it needs when it runs, so that --help is quick and ext
 
 import typer
 
-from secure_mcp_grpc.cli import audit, certs, client, connect, envoy, health, policy, revoke, run, token
+from secure_mcp_grpc.cli import audit, certs, client, connect, envoy, health, policy, revoke, run, token, tools
 
 app = typer.Typer(
     name="secure-mcp-grpc",
@@ -24,4 +24,5 @@ app.add_typer(envoy.app, name="envoy")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
 app.add_typer(token.app, name="token")
+app.add_typer(tools.app, name="tools")
 revoke.add_to(app)

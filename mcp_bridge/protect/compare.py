@@ -1,0 +1,91 @@
+"""A lock against what is offered now: findings by name, and what an approval changes. Pure."""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_bridge.protect.definitions import KINDS, LABELS, Kind, canonical
+from mcp_bridge.protect.drift import classify
+from mcp_bridge.protect.findings import Finding, Severity, worst
+from mcp_bridge.protect.lockfile import Lock
+
+__all__ = ["Drift", "approve", "compare", "document", "server_changes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What is found of one name; `findings` is never empty, the worst first."""
+
+    kind: Kind
+    name: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def severity(self) -> Severity:
+        """`ADDED` for what the lock does not know, whatever else is found in it."""
+        if self.findings[0].code == "added":
+            return Severity.ADDED
+        return worst(list(self.findings)) or Severity.COSMETIC
+
+
+def compare(lock: Lock, live: Lock) -> list[Drift]:
+    """Everything that differs, by kind and name."""
+    drifts: list[Drift] = []
+    for kind in KINDS:
+        old, new = lock.definitions.get(kind, {}), live.definitions.get(kind, {})
+        drifts += [
+            Drift(kind, name, tuple(findings))
+            for name in sorted({*old, *new})
+            if (findings := classify(kind, old.get(name), new.get(name)))
+        ]
+    return drifts
+
+
+def server_changes(lock: Lock, live: Lock) -> Iterator[tuple[str, str]]:
+    """Server name and sentence where a server says something else of itself; the guards do not ask for it."""
+    for name in sorted({*lock.servers, *live.servers}):
+        old, new = lock.servers.get(name), live.servers.get(name)
+        if old is None or new is None:
+            yield name, "was added" if old is None else "is gone"
+        elif canonical(old) != canonical(new):
+            yield name, f"was {_version(old)} and is {_version(new)} now"
+
+
+def approve(lock: Lock, live: Lock, names: Collection[str] | None) -> tuple[Lock, list[Drift]]:
+    """`lock` with what is offered now of `names` (None: of everything), and what that approved. Raises `KeyError`.
+
+    A name stands for all kinds that have it; `KeyError` is for one that nothing differs for.
+    """
+    drifts = compare(lock, live)
+    chosen = [one for one in drifts if names is None or one.name in names]
+    if names is not None and (missing := set(names) - {one.name for one in chosen}):
+        raise KeyError(min(missing))
+    definitions = {kind: dict(lock.definitions.get(kind, {})) for kind in KINDS}
+    for drift in chosen:
+        offered = live.get(drift.kind, drift.name)
+        if offered is None:
+            del definitions[drift.kind][drift.name]
+        else:
+            definitions[drift.kind][drift.name] = offered
+    servers = live.servers if len(chosen) == len(drifts) else lock.servers
+    return Lock(definitions, servers, lock.key), chosen
+
+
+def document(drifts: Iterable[Drift]) -> list[dict[str, Any]]:
+    """For `--json`."""
+    return [
+        {
+            "kind": LABELS[one.kind],
+            "name": one.name,
+            "severity": one.severity.word,
+            "findings": [
+                {"severity": found.severity.word, "code": found.code, "path": found.path, "text": found.text}
+                for found in one.findings
+            ],
+        }
+        for one in drifts
+    ]
+
+
+def _version(server: Any) -> str:
+    return f"{server.get('name', '?')!a} {server.get('version', '?')!a}"
