@@ -158,13 +158,6 @@ class Executor:
             visit.call, visit.session_id = call, call.session_id
         self._recorder.leave(visit, outcome)
 
-    def record(self, rpc: str, metadata: Any, size: int, call: McpCall | None, outcome: bytes | HopError) -> None:
-        """Record a message that was refused, or that its servicer dealt with itself."""
-        visit = self._recorder.arrive(rpc, caller_of(metadata), size)
-        if call is not None:
-            visit.call, visit.session_id = call, call.session_id
-        self._recorder.leave(visit, outcome)
-
     async def end_session(self, metadata: Any, size: int, read: Callable[[], McpCall]) -> HopError | None:
         async def work(visit: Visit) -> None:
             session = self._authorize(visit, read())
