@@ -241,6 +241,8 @@ class HttpFront:
         finally:
             if cancels:
                 pump.cancel()
+        if isinstance(stream.failure, SessionUnknown) and not reply.is_begun:
+            raise stream.failure  # not from inside `watching`, whose task group would wrap it
 
     async def _answer(self, stream: RequestStream, request: Request, via: Via, reply: Reply) -> None:
         opens = request.method == "initialize"
@@ -261,9 +263,8 @@ class HttpFront:
 
     async def _answer_as_json(self, stream: RequestStream, request: Request, via: Via, reply: Reply) -> None:
         if not stream.response:
-            if isinstance(stream.failure, SessionUnknown):
-                raise stream.failure
-            await reply.refuse(_failed(stream))
+            if not isinstance(stream.failure, SessionUnknown):
+                await reply.refuse(_failed(stream))
             return
         if stream.session_id:
             reply.extra[_SESSION_ID] = stream.session_id

@@ -36,6 +36,8 @@ MODERN_VERSIONS: Final = ("2026-07-28",)
 HANDSHAKE_VERSIONS: Final = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"})
 _VERSION: Final = "mcp-protocol-version"
 _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
+_REMOVED: Final = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+"""Methods of the handshake era that 2026-07-28 has no more."""
 _MIRRORED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _HEADER_MISMATCH: Final = -32020
 _MISSING_CAPABILITY: Final = -32021
@@ -110,6 +112,8 @@ def check_modern(request: Request, headers: Headers) -> Refusal | None:
         return _mismatch(f"the Mcp-Name header is not params.{key}")
     if request.declared not in MODERN_VERSIONS:
         return unsupported(request.declared)
+    if request.method in _REMOVED:
+        return Refusal(404, wire.METHOD_NOT_FOUND, f"{request.declared} has no {request.method}")
     return None
 
 
