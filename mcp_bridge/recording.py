@@ -81,10 +81,11 @@ class Recorder:
     def join(self, visit: Visit, exchange: Exchange) -> Trace:
         """Give an admitted request its place in its chain: a span below the one it came with, told to the upstream."""
         visit.params, visit.id_json = exchange.params_json, exchange.id_json
-        visit.trace = exchange.trace = _span(visit.caller, exchange.meta)
+        visit.trace = span = _span(visit.caller, exchange.meta)
         if self._tells_upstream:
-            exchange.params_json = write_meta(exchange.params_json, exchange.trace)
-        return exchange.trace
+            exchange.trace = span
+            exchange.params_json = write_meta(exchange.params_json, span)
+        return span
 
     def leave(self, visit: Visit, answer: bytes | HopError | None) -> None:
         """Record how `visit` ended: with a response, a refusal or failure, or cancelled (None).

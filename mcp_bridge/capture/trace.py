@@ -28,8 +28,11 @@ __all__ = [
     "continuing",
     "current",
     "entered",
+    "headers_here",
     "new",
     "read",
+    "sent_with",
+    "with_trace",
     "within",
     "write_meta",
 ]
@@ -184,6 +187,33 @@ def current() -> Trace | None:
     if ours is not None and ours.trace_id == theirs.trace_id and theirs.correlation_id == theirs.trace_id:
         return replace(theirs, correlation_id=ours.correlation_id, hops=ours.hops, others=theirs.others or ours.others)
     return theirs
+
+
+def sent_with(meta: Mapping[str, Any]) -> Trace:
+    """The span a client sends a request from: the one that its `_meta` names, else the current, else a new one."""
+    here = current()
+    named = read(meta.get(TRACEPARENT), meta.get(TRACESTATE), meta.get(CORRELATION_META))
+    if named is None:
+        chosen = meta.get(CORRELATION_META)
+        return here or new(chosen if isinstance(chosen, str) else "")
+    if here is not None and here.trace_id == named.trace_id and named.correlation_id == named.trace_id:
+        return replace(named, correlation_id=here.correlation_id, hops=max(named.hops, here.hops))
+    return named
+
+
+def with_trace(params: Mapping[str, Any], trace: Trace) -> dict[str, Any]:
+    """`params` whose `_meta` carries `trace`; a `_meta` that is no object stays, for the server to refuse."""
+    meta = params.get("_meta") or {}
+    if not isinstance(meta, Mapping):
+        return dict(params)
+    told = {TRACEPARENT: trace.traceparent, TRACESTATE: trace.tracestate, CORRELATION_META: trace.correlation_id}
+    return {**params, "_meta": {**meta, **told}}
+
+
+def headers_here() -> tuple[tuple[str, str], ...]:
+    """gRPC metadata of the span that `within` or `continuing` set."""
+    trace = _current.get()
+    return tuple(trace.headers().items()) if trace is not None else ()
 
 
 def _from_opentelemetry() -> Trace | None:

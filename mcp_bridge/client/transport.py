@@ -24,6 +24,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import ClientMessageMetadata, SessionMessage
 from pydantic import ValidationError
 
+from mcp_bridge.capture import trace as tracing
 from mcp_bridge.client.channel import Address, Channels, Endpoint
 from mcp_bridge.client.identity import Identity
 from mcp_bridge.client.listening import Metadata, listen
@@ -166,7 +167,8 @@ class Writer:
         self._channels.release(ending.session_id)
 
     def _request_of(self, message: types.JSONRPCRequest) -> pb.Request:
-        params = message.params or {}
+        trace = tracing.sent_with(meta_of(message.params))
+        params = tracing.with_trace(message.params or {}, trace)
         if message.method == "initialize":
             self._session_id = self._version = ""
         elif message.method == "server/discover":
@@ -178,7 +180,7 @@ class Writer:
             protocol_version=declared if isinstance(declared, str) else self._version,
             session_id=self._session_id,
             id_json=encode(message.id),
-            params_json=encode(params) if message.params is not None else b"",
+            params_json=encode(params),
         )
 
     def _start(self, message: types.JSONRPCRequest) -> None:
@@ -188,7 +190,8 @@ class Writer:
         if (earlier := self._in_flight.get(key)) is not None:
             earlier[0].cancel()  # its id belongs to this request now
         self._in_flight[key] = entry = (scope, declared is not None)
-        self._group.start_soon(self._run, message, request, key, entry)
+        with tracing.within(trace):  # the task's own context keeps it
+            self._group.start_soon(self._run, message, request, key, entry)
 
     async def _run(
         self,
@@ -338,10 +341,11 @@ class Writer:
         await self._pass_on(SessionMessage(error))
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
+        chain = tracing.headers_here()
         if self._token is None:
-            return ()
+            return chain
         token = self._token if isinstance(self._token, str) else self._token()
-        return (("authorization", f"Bearer {token}"),)
+        return ("authorization", f"Bearer {token}"), *chain
 
 
 def _status_of(body: dict[str, Any]) -> str:

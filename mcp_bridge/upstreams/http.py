@@ -94,6 +94,8 @@ class HttpUpstream:
     async def request(self, exchange: Exchange) -> bytes:
         exchange.server = self.name
         headers = await self._headers(exchange)
+        if exchange.trace is not None:
+            headers |= exchange.trace.headers()
         body = wire.request(exchange.call.method, exchange.id_json, exchange.params_json)
         try:
             answer = await self._exchange(exchange, body, headers)
