@@ -8,11 +8,13 @@ import hpack
 
 from secure_mcp_grpc.http2 import wire
 from secure_mcp_grpc.http2.connection import Connection
-from secure_mcp_grpc.http2.events import Call, Event, Limits
+from secure_mcp_grpc.http2.events import Call, Event, Limits, Message
 from secure_mcp_grpc.http2.messages import prefixed
 from secure_mcp_grpc.http2.wire import ErrorCode, FrameType
 
 ECHO = "/test.Service/Echo"
+TALK = "/test.Service/Talk"
+"""Takes a stream of requests."""
 ACK = wire.frame(FrameType.SETTINGS, wire.FLAG_ACK, 0)
 GREETING = wire.PREFACE + wire.settings({}) + ACK
 END = wire.FLAG_END_STREAM
@@ -125,7 +127,7 @@ class Peer:
 
     def __init__(self, *, greeted: bool = True, answering: bool = True, **limits: Any) -> None:
         self.clock = Clock()
-        self.connection = Connection({ECHO}, self.clock, Limits(**limits))
+        self.connection = Connection({ECHO, TALK}, self.clock, Limits(**limits), {TALK})
         self.events: list[Event] = []
         self.octets = b""
         self._answering = answering
@@ -143,6 +145,11 @@ class Peer:
     def said(self) -> Said:
         self.octets += self.connection.take()
         return read(self.octets)
+
+    @property
+    def heard(self) -> list[bytes]:
+        """Messages of streams of requests."""
+        return [event.message for event in self.events if isinstance(event, Message)]
 
     @property
     def calls(self) -> list[bytes]:
