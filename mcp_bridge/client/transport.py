@@ -167,8 +167,7 @@ class Writer:
         self._channels.release(ending.session_id)
 
     def _request_of(self, message: types.JSONRPCRequest) -> pb.Request:
-        trace = tracing.sent_with(meta_of(message.params))
-        params = tracing.with_trace(message.params or {}, trace)
+        params = tracing.with_trace(message.params or {}, tracing.sent_with(meta_of(message.params or {})))
         if message.method == "initialize":
             self._session_id = self._version = ""
         elif message.method == "server/discover":
@@ -184,14 +183,18 @@ class Writer:
         )
 
     def _start(self, message: types.JSONRPCRequest) -> None:
+        with tracing.within(tracing.sent_with(meta_of(message.params or {}))):
+            self._start_here(message)
+
+    def _start_here(self, message: types.JSONRPCRequest) -> None:
+        """The task that asks keeps the context of this moment, and with it the trace."""
         request = self._request_of(message)
         declared = declared_version(meta_of(message.params or {}))
         scope, key = anyio.CancelScope(), (type(message.id), message.id)
         if (earlier := self._in_flight.get(key)) is not None:
             earlier[0].cancel()  # its id belongs to this request now
         self._in_flight[key] = entry = (scope, declared is not None)
-        with tracing.within(trace):  # the task's own context keeps it
-            self._group.start_soon(self._run, message, request, key, entry)
+        self._group.start_soon(self._run, message, request, key, entry)
 
     async def _run(
         self,
