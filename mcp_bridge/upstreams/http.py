@@ -3,11 +3,8 @@
 import asyncio
 import contextlib
 import logging
-import re
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import grpc
@@ -18,6 +15,15 @@ from mcp_bridge.errors import HopError, session_unknown, unavailable
 from mcp_bridge.exchange import Exchange, Note, Session
 from mcp_bridge.upstreams.events import Position
 from mcp_bridge.upstreams.http_answers import Answers, Broken
+from mcp_bridge.upstreams.http_remote import (
+    SESSION_ID,
+    Remote,
+    agreed_version,
+    base_headers,
+    is_stream,
+    request_id,
+    resuming,
+)
 from mcp_bridge.upstreams.mirrors import HEADER_MISMATCH, ParamMirrors, header_value, param_headers
 from mcp_bridge.upstreams.rare import Rare
 from mcp_bridge.upstreams.secrets import SecretHeaders
@@ -27,7 +33,6 @@ __all__ = ["HttpUpstream", "header_value"]
 
 logger = logging.getLogger(__name__)
 
-_SESSION_ID = "mcp-session-id"
 _NAMED = frozenset({"tools/call", "prompts/get", "resources/read"})
 """Methods whose name 2026-07-28 mirrors in `Mcp-Name`."""
 _CONNECT_S = 5.0
@@ -41,17 +46,6 @@ _MAX_LIST_PAGES = 20
 _LEARN_S = 5.0
 _MAX_OWNERS = 1000
 _REFUSED = (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN)
-
-
-@dataclass(slots=True)
-class _Remote:
-    """The server's side of one of our sessions."""
-
-    session_id: str
-    version: str = ""
-    cancelled: deque[bytes] = field(default_factory=lambda: deque(maxlen=256))
-    """Ids of requests that were cancelled lately: the end of their streams is no failure."""
-    listening: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
 class HttpUpstream:
@@ -85,7 +79,7 @@ class HttpUpstream:
         self._log = Rare(logger, server=name)
         self._answers = Answers(name, max_message_bytes, self._log, self.reply)
         self._mirrors: dict[str, ParamMirrors] = {}
-        self._remotes: dict[str, _Remote] = {}
+        self._remotes: dict[str, Remote] = {}
         self._cancelling: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -107,7 +101,7 @@ class HttpUpstream:
             raise
         self._check_not_cancelled(exchange)
         if exchange.opens_session and exchange.session is not None:
-            self._remote(exchange.session).version = _agreed_version(answer)
+            self._remote(exchange.session).version = agreed_version(answer)
         self._observe(exchange, answer)
         return answer
 
@@ -116,15 +110,15 @@ class HttpUpstream:
             return  # 2026-07-28 over HTTP has none: a cancel is the end of the request's own stream
         remote = self._remote(note.session)
         if note.method == "notifications/cancelled":
-            remote.cancelled.append(_request_id(note.params_json))
+            remote.cancelled.append(request_id(note.params_json))
         body = wire.notification(note.method, note.params_json)
-        async with self._send("POST", _session_headers(remote), body) as response:
+        async with self._send("POST", remote.headers(), body) as response:
             self._check_status(response, note.session)
         if note.method == "notifications/initialized" and remote.session_id and remote.listening is None:
             remote.listening = asyncio.create_task(self._listen(note.session, remote), name=f"{self.name} listen")
 
     async def reply(self, session: Session, message: bytes) -> None:
-        async with self._send("POST", _session_headers(self._remote(session)), message) as response:
+        async with self._send("POST", self._remote(session).headers(), message) as response:
             self._check_status(response, session)
 
     async def end_session(self, session: Session) -> None:
@@ -136,7 +130,7 @@ class HttpUpstream:
             await asyncio.gather(remote.listening, return_exceptions=True)
         if remote.session_id:
             with contextlib.suppress(HopError, TimeoutError):
-                async with asyncio.timeout(_END_SESSION_S), self._send("DELETE", _session_headers(remote)):
+                async with asyncio.timeout(_END_SESSION_S), self._send("DELETE", remote.headers()):
                     pass
 
     async def reap(self, idle_s: float) -> None:
@@ -158,8 +152,8 @@ class HttpUpstream:
             async with self._send("POST", headers, body) as response:
                 if exchange.opens_session and exchange.session is not None:
                     # Known from here on, so that the server's session ends even if its answer never comes.
-                    session_id = response.headers.get(_SESSION_ID, "")
-                    self._remotes[exchange.session.id] = _Remote(session_id)
+                    session_id = response.headers.get(SESSION_ID, "")
+                    self._remotes[exchange.session.id] = Remote(session_id)
                 self._check_found(response, exchange.session)
                 if response.status_code in _REFUSED or response.is_redirect:
                     self._check_status(response, exchange.session)
@@ -185,14 +179,14 @@ class HttpUpstream:
         while failures < _MAX_RESUMES:
             wait_s = _RETRY_S if position.retry_s is None else max(_LEAST_RETRY_S, position.retry_s)
             await asyncio.sleep(min(wait_s * 2**failures, _MOST_RETRY_S))
-            headers = _session_headers(self._remote(exchange.session))
+            headers = self._remote(exchange.session).headers()
             before = position.last_id
             try:
-                async with self._send("GET", _resuming(headers, position)) as response:
+                async with self._send("GET", resuming(headers, position)) as response:
                     self._check_found(response, exchange.session)
                     if response.is_client_error or response.is_redirect:
                         break
-                    if response.is_success and _is_stream(response):
+                    if response.is_success and is_stream(response):
                         answer = await self._answers.read(response, exchange, position)
                         if answer is not None:
                             return answer
@@ -201,16 +195,16 @@ class HttpUpstream:
             failures = 0 if position.last_id != before else failures + 1
         raise unavailable(f"the connection to the MCP server {self.name} broke before it answered; it was not resumed")
 
-    async def _listen(self, session: Session, remote: _Remote) -> None:
+    async def _listen(self, session: Session, remote: Remote) -> None:
         """Keep the server's own stream (GET) open and pass on what comes; servers without one say 405."""
         position = Position()
         failures = 0
         while failures < _MAX_RESUMES:
             received = 0
             try:
-                async with self._send("GET", _resuming(_session_headers(remote), position)) as response:
+                async with self._send("GET", resuming(remote.headers(), position)) as response:
                     self._check_found(response, session)
-                    if not response.is_server_error and not (response.is_success and _is_stream(response)):
+                    if not response.is_server_error and not (response.is_success and is_stream(response)):
                         return
                     if response.is_success:
                         async for message in self._answers.unasked(response, position):
@@ -249,8 +243,8 @@ class HttpUpstream:
 
     async def _headers(self, exchange: Exchange) -> dict[str, str]:
         if exchange.session is not None and not exchange.opens_session:
-            return _session_headers(self._remote(exchange.session))
-        headers = _base_headers()
+            return self._remote(exchange.session).headers()
+        headers = base_headers()
         if exchange.meta.is_modern:
             headers["mcp-protocol-version"] = exchange.call.protocol_version
             headers["mcp-method"] = exchange.call.method
@@ -274,7 +268,7 @@ class HttpUpstream:
         meta = wire.object_of(bytes(wire.object_of(exchange.params_json)["_meta"]))
         meta = {key: value for key, value in meta.items() if key.startswith("io.modelcontextprotocol/")}
         params = wire.with_params(b"", {"_meta": wire.object_text(meta)})
-        headers = _base_headers() | {"mcp-protocol-version": exchange.call.protocol_version, "mcp-method": "tools/list"}
+        headers = base_headers() | {"mcp-protocol-version": exchange.call.protocol_version, "mcp-method": "tools/list"}
         asked = Exchange(exchange.call, b"0", params, exchange.meta, exchange.owner)
         cursor: bytes | None = None
         with contextlib.suppress(HopError, TimeoutError, wire.NotJson):
@@ -303,7 +297,7 @@ class HttpUpstream:
             del self._mirrors[next(iter(self._mirrors))]
         return self._mirrors.setdefault(owner, ParamMirrors())
 
-    def _remote(self, session: Session) -> _Remote:
+    def _remote(self, session: Session) -> Remote:
         remote = self._remotes.get(session.id)
         if remote is None:
             raise session_unknown()
@@ -358,51 +352,6 @@ def _trust(name: str, url: str, ca: str | None) -> ssl.SSLContext:
         raise UserError(f"upstream {name}: ca {ca} cannot be read: {error.strerror}") from None
 
 
-def _base_headers() -> dict[str, str]:
-    return {
-        "accept": "application/json, text/event-stream",
-        "accept-encoding": "gzip, deflate",
-        "content-type": "application/json",
-    }
-
-
-def _session_headers(remote: _Remote) -> dict[str, str]:
-    headers = _base_headers()
-    if remote.session_id:
-        headers[_SESSION_ID] = remote.session_id
-    if remote.version:
-        headers["mcp-protocol-version"] = remote.version
-    return headers
-
-
-def _resuming(headers: dict[str, str], position: Position) -> dict[str, str]:
-    return headers | ({"last-event-id": position.last_id.decode("latin-1")} if position.last_id else {})
-
-
 def _is_resumable(exchange: Exchange, position: Position) -> bool:
     """2026-07-28 has no resumption: there a request that broke is over."""
     return exchange.session is not None and bool(position.last_id)
-
-
-def _is_stream(response: httpx2.Response) -> bool:
-    kind: str = response.headers.get("content-type", "")
-    return kind.partition(";")[0].strip().lower() == "text/event-stream"
-
-
-def _request_id(params: bytes) -> bytes:
-    """The id that a cancel names, as its bytes."""
-    try:
-        return bytes(wire.object_of(params)["requestId"])
-    except (wire.NotJson, KeyError):
-        return b""
-
-
-def _agreed_version(answer: bytes) -> str:
-    """`result.protocolVersion` of an answer to initialize; "" where it is an error."""
-    try:
-        body = bytes(wire.read_envelope(answer).result)
-        text = bytes(wire.object_of(body)["protocolVersion"]).decode() if body else ""
-    except (wire.NotJson, KeyError, UnicodeDecodeError):
-        return ""
-    version = text.strip('"')
-    return version if re.fullmatch(r"[A-Za-z0-9.-]{1,32}", version) else ""

@@ -187,7 +187,7 @@ async def test_key_that_is_not_there_stops_the_start(headers: dict[str, str], sa
 def test_headers_that_cannot_be_are_refused_at_start(more: str, said: str) -> None:
     """Ours: no secret stands in settings, and none of the protocol's headers can be set."""
     with pytest.raises(UserError, match=said):
-        BridgeSettings.load({"MCP_BRIDGE_UPSTREAMS": '{"x": {"url": "https://example.com/mcp", %s}}' % more})
+        BridgeSettings.load({"MCP_BRIDGE_UPSTREAMS": '{"x": {"url": "https://example.com/mcp", ' + more + "}}"})
 
 
 def test_url_with_a_password_is_refused_at_start() -> None:
