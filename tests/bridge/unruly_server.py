@@ -29,6 +29,11 @@ def progress(token: object) -> None:
     say({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
 
 
+def notify(method: str, subscription: object, **params: object) -> None:
+    meta = {"io.modelcontextprotocol/subscriptionId": subscription}
+    say({"jsonrpc": "2.0", "method": f"notifications/{method}", "params": params | {"_meta": meta}})
+
+
 def serve(message: dict) -> None:  # noqa: C901 - a table of misdeeds
     id_, params = message.get("id"), message.get("params", {})
     if message["method"] == "initialize":
@@ -36,6 +41,11 @@ def serve(message: dict) -> None:  # noqa: C901 - a table of misdeeds
         say({"jsonrpc": "2.0", "id": id_, "result": said})
         return
     if message["method"] == "notifications/initialized":
+        return
+    if message["method"] == "subscriptions/listen":
+        listening.append(id_)
+        agreed = {"toolsListChanged": params["notifications"].get("toolsListChanged", False)}
+        notify("subscriptions/acknowledged", id_, notifications=agreed)
         return
     if message["method"] == "tools/list":
         say({"jsonrpc": "2.0", "id": id_, "result": {"tools": [{"name": name} for name in sys.argv[1:]]}})
@@ -106,6 +116,10 @@ def serve(message: dict) -> None:  # noqa: C901 - a table of misdeeds
             answer(id_, "odd")
         case "deaf":
             time.sleep(60)
+        case "changed":
+            for one in listening:
+                notify("tools/list_changed", one)
+            answer(id_, "done")
         case "hold":
             held.append(id_)
         case "release":
@@ -140,6 +154,7 @@ def serve(message: dict) -> None:  # noqa: C901 - a table of misdeeds
 
 
 held: list = []
+listening: list = []
 seen: list = []
 cancelled: list = []
 for line in sys.stdin.buffer:
