@@ -75,14 +75,14 @@ async def count(to: int, context: Context) -> int:
 
 
 @server.tool()
-async def wait(name: str) -> str:
+async def wait(label: str) -> str:
     """Never ends by itself."""
     try:
         await asyncio.Event().wait()
     except asyncio.CancelledError:
-        cancelled.append(name)
+        cancelled.append(label)
         raise
-    return name
+    return label
 
 
 @server.tool()

@@ -110,7 +110,7 @@ async def test_cancelled_call_is_cancelled_at_the_server(pair: tuple[Bridge, Any
     """Issue 4: cancel reaches the server as notifications/cancelled."""
     bridge, mode = pair
     async with Answers().client(bridge, mode) as client:
-        waiting = asyncio.create_task(client.call_tool("wait", {"name": "w"}))
+        waiting = asyncio.create_task(client.call_tool("wait", {"label": "w"}))
         await asyncio.sleep(0.4)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

@@ -371,7 +371,7 @@ async def test_idle_sessions_are_ended_and_used_ones_kept(bridge: Bridge) -> Non
 
 
 async def test_payloads_pass_as_they_were_written() -> None:
-    """Issue 4: big integers, key order, escapes and unknown fields survive; only members that must change are spliced."""
+    """Issue 4: big integers, key order, escapes and unknown fields survive."""
     upstream = Bridged(stdio("old", "-S", OLD))
     async with serving(upstream) as bridge, bridge.channel() as channel:
         arguments = b'{"b": 1.50, "a": 123456789012345678901234567890, "c": "\\u00e4\\ud83c\\udf89"}'
@@ -422,9 +422,12 @@ async def test_silent_server_is_found_out_by_time() -> None:
 
 async def test_fixed_era_is_not_probed() -> None:
     """Ours: `era: handshake` sends nothing before initialize."""
-    async with bridge_to("handshake", "silent", era="handshake", probe_s=60.0) as bridge, asyncio.timeout(15):
-        async with mcp.Client(bridge.transport()) as client:
-            assert (await client.call_tool("echo", {"value": "x"})).content[0].text == "x"
+    async with (
+        asyncio.timeout(15),
+        bridge_to("handshake", "silent", era="handshake", probe_s=60.0) as bridge,
+        mcp.Client(bridge.transport()) as client,
+    ):
+        assert (await client.call_tool("echo", {"value": "x"})).content[0].text == "x"
 
 
 async def test_native_era_passes_untouched(bridge: Bridge) -> None:
