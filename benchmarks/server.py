@@ -29,6 +29,8 @@ if __name__ == "__main__":
 
     if len(sys.argv) > 1:
         listener = socket.socket(fileno=int(sys.argv[1]))
-        uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="warning")).run(sockets=[listener])
+        # A connection that rests while the other side is measured must not be closed in between.
+        config = uvicorn.Config(server.streamable_http_app(), log_level="warning", timeout_keep_alive=3600)
+        uvicorn.Server(config).run(sockets=[listener])
     else:
         server.run()

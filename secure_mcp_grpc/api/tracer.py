@@ -13,9 +13,12 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secure_mcp_grpc.errors import UserError
+
+if TYPE_CHECKING:
+    from mcp_bridge.capture.sanitize import Sanitizer
 
 __all__ = ["InteractionTracer"]
 
@@ -45,8 +48,8 @@ class InteractionTracer:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self._directory} cannot be made: {error.strerror}") from None
-        self._fields = tuple(sanitize_fields)
         self._max_payload_bytes = max_payload_bytes
+        self._sanitizer = _sanitizer(tuple(sanitize_fields))
 
     async def record_request(
         self, method: str, params: Any, session_id: str = "", user_id: str = "", request_id: str = ""
@@ -90,7 +93,21 @@ class InteractionTracer:
         await asyncio.to_thread(_append, path, json.dumps(line, ensure_ascii=False) + "\n")
 
     def _sanitized(self, value: Any) -> Any:
-        return value
+        """As JSON; as text, where it had to be cut."""
+        text = self._sanitizer.text(value, self._max_payload_bytes)
+        try:
+            return json.loads(text) if text else value
+        except ValueError:
+            return text
+
+
+def _sanitizer(fields: tuple[str, ...]) -> "Sanitizer":
+    from mcp_bridge.capture.keyed import load_key
+    from mcp_bridge.capture.patterns import BUILT_IN
+    from mcp_bridge.capture.rules import Rules, compile_fields, compile_paths
+    from mcp_bridge.capture.sanitize import Sanitizer
+
+    return Sanitizer(Rules(BUILT_IN, compile_fields(fields), compile_paths([])), load_key(None))
 
 
 def _append(path: Path, line: str) -> None:
