@@ -18,11 +18,11 @@ from secure_mcp_grpc import headers, logs
 from secure_mcp_grpc.calls import TRANSPORT
 from secure_mcp_grpc.v1 import policy_query_pb2 as pb
 
-__all__ = ["Standing"]
+__all__ = ["LONG", "Standing"]
 
 logger = logging.getLogger(__name__)
 
-_LONG: Final = frozenset({"Stream", "Listen"})
+LONG: Final = frozenset({"Stream", "Listen"})
 End = Callable[[HopError], None]
 
 _NO_TICKET: Final = unavailable("the authorization service gave this stream no ticket, so it cannot stay open")
@@ -102,7 +102,7 @@ class Standing:
     def over(self, routes: Routes) -> Routes:
         """`routes` of McpTransport, their long-lived streams guarded."""
         streams = {
-            path: self.guarded(rpc, handler) if (rpc := path.removeprefix(TRANSPORT)) in _LONG else handler
+            path: self.guarded(rpc, handler) if (rpc := path.removeprefix(TRANSPORT)) in LONG else handler
             for path, handler in routes.streams.items()
         }
         return replace(routes, streams=streams)

@@ -108,7 +108,9 @@ class CountingServer:
     async def close(self) -> None: ...
 
 
-def request(method: str, params: dict[str, Any] | None = None, *, id: int | str = 1, **fields: Any) -> pb.ClientFrame:
+def request(
+    method: str, params: dict[str, Any] | None = None, *, number: int | str = 1, **fields: Any
+) -> pb.ClientFrame:
     """A stateless request unless `session_id` is given."""
     params = dict(params or {})
     if "session_id" not in fields and method != "initialize":
@@ -117,15 +119,15 @@ def request(method: str, params: dict[str, Any] | None = None, *, id: int | str 
     content = pb.Request(
         method=method,
         name=calls.name_of(method, params),
-        id_json=msgspec.json.encode(id),
+        id_json=msgspec.json.encode(number),
         params_json=msgspec.json.encode(params),
         **fields,
     )
     return pb.ClientFrame(request=content)
 
 
-def tool(name: str, id: int | str = 1, arguments: dict[str, Any] | None = None, **params: Any) -> pb.ClientFrame:
-    return request("tools/call", {"name": name, "arguments": arguments or {}, **params}, id=id)
+def tool(name: str, number: int | str = 1, arguments: dict[str, Any] | None = None, **params: Any) -> pb.ClientFrame:
+    return request("tools/call", {"name": name, "arguments": arguments or {}, **params}, number=number)
 
 
 def notification(method: str, params: dict[str, Any] | None = None, session_id: str = "") -> pb.ClientFrame:
@@ -254,10 +256,12 @@ class Pod:
         self.clients.append(client)
         return client
 
+    def journal(self) -> list[dict[str, Any]]:
+        return [one for one in records(self.directory / "journal") if one["kind"] == "decision"]
+
     def decisions(self) -> list[dict[str, Any]]:
         """Of frames."""
-        found = records(self.directory / "journal")
-        return [one for one in found if one["kind"] == "decision" and "/" in one["request_id"]]
+        return [one for one in self.journal() if "/" in one["request_id"]]
 
 
 @asynccontextmanager
