@@ -20,7 +20,7 @@ from mcp_bridge.exchange import Upstream
 from mcp_bridge.execute import Executor
 from mcp_bridge.guards import Guard
 from mcp_bridge.metrics import BridgeMetrics
-from mcp_bridge.recording import Recorder
+from mcp_bridge.recording import Recorder, Spans
 from mcp_bridge.run import routes_of
 from mcp_bridge.serving import new_server
 from mcp_bridge.sessions import Sessions
@@ -64,6 +64,7 @@ async def serving(
     max_answer_bytes: int = 4 * 1024 * 1024,
     guards: Sequence[Guard] = (),
     capture: Capture | None = None,
+    spans: Spans | None = None,
 ) -> AsyncIterator[Bridge]:
     records: list[InteractionRecord] = []
 
@@ -71,7 +72,7 @@ async def serving(
         records.append(msgspec.json.decode(record, type=InteractionRecord))
         return True
 
-    recorder = Recorder(offer, BridgeMetrics(CollectorRegistry()), capture or build_capture(CaptureSettings()))
+    recorder = Recorder(offer, BridgeMetrics(CollectorRegistry()), capture or build_capture(CaptureSettings()), spans=spans)
     executor = Executor(
         upstream,
         Sessions(100, max_answer_bytes),
