@@ -17,6 +17,7 @@ from mcp_bridge.listing import PolicyLists, authz_channel
 from mcp_bridge.metrics import BridgeMetrics
 from mcp_bridge.protect.build import protect_guards
 from mcp_bridge.recording import Recorder
+from mcp_bridge.reflection import reflection_routes
 from mcp_bridge.serving import Routes, new_server
 from mcp_bridge.sessions import Sessions
 from mcp_bridge.settings import BridgeSettings
@@ -86,8 +87,11 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
                 watching_streams(settings, settings.authz_address, executor, registry)
             )
             health = Health()
+            routes = [*streams.over(routes_of(executor))]
+            if settings.reflection:
+                routes.append(reflection_routes(routes))
             server = new_server(
-                streams.over(routes_of(executor)),
+                routes,
                 health=health,
                 max_request_bytes=settings.max_request_bytes,
                 max_answer_bytes=settings.max_answer_bytes,

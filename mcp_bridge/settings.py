@@ -11,6 +11,7 @@ from mcp_bridge.capture.settings import CaptureSettings
 from mcp_bridge.eras.settings import Era, EraSettings
 from mcp_bridge.frame_settings import FrameSettings
 from mcp_bridge.protect.settings import ProtectSettings
+from mcp_bridge.reflection import ReflectionSettings
 from mcp_bridge.upstreams.limits import ChildLimits
 from mcp_bridge.upstreams.secrets import RESERVED, SOURCE
 
@@ -92,7 +93,7 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-class BridgeSettings(CaptureSettings, EraSettings, FrameSettings, ProtectSettings):
+class BridgeSettings(CaptureSettings, EraSettings, FrameSettings, ProtectSettings, ReflectionSettings):
     """Section `bridge`, variables `MCP_BRIDGE_…`; `MCP_BRIDGE_UPSTREAMS` holds the same mapping as JSON."""
 
     section: ClassVar[str] = "bridge"

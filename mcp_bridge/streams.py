@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -46,13 +45,7 @@ class Streams:
 
     def over(self, services: Sequence[Routes]) -> list[Routes]:
         """`services` with pipelined sessions, their streams ended when they are refused."""
-        sessions = self._service.routes().sessions
-        found = []
-        for routes in services:
-            guarded = self._standing.over(routes)
-            served = {path: sessions.get(path, handler) for path, handler in guarded.sessions.items()}
-            found.append(replace(guarded, sessions=served))
-        return found
+        return [*map(self._standing.over, services), self._service.routes()]
 
     def stop(self) -> None:
         """End every stream, as unavailable."""

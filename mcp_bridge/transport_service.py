@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from mcp_bridge import wire
@@ -44,7 +43,6 @@ class TransportService:
                 f"{TRANSPORT}EndSession": self.EndSession,
             },
             streams={f"{TRANSPORT}Stream": self.Stream, f"{TRANSPORT}Listen": self.Listen},
-            sessions={f"{TRANSPORT}Session": _session_is_not_served},
         )
 
     async def Call(self, message: bytes, context: Context) -> bytes:
@@ -114,12 +112,6 @@ class TransportService:
         async with closing(said):
             async for one in said:
                 yield _response(one, None)
-
-
-async def _session_is_not_served(frames: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-    if frames:
-        raise HopError(grpc.StatusCode.UNIMPLEMENTED, "use Call, Stream and Notify; Session is not served yet")
-    yield b""
 
 
 async def _cancelled(task: "asyncio.Task[Any]") -> None:
