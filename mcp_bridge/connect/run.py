@@ -57,10 +57,7 @@ async def serve(address: Address, token: TokenSource | None, options: Options) -
     stop = lifecycle.stop_event()
     channels = Channels(address)
     try:
-        await channels.open()
-    except ConnectionError as error:
-        raise UserError(str(error)) from None
-    try:
+        await _open(channels)
         backend = GrpcBackend(channels, token, timeout_s=options.timeout_s)
         if options.http is None:
             await _serve_stdio(backend, options, stop)
@@ -68,6 +65,15 @@ async def serve(address: Address, token: TokenSource | None, options: Options) -
             await _serve_http(backend, options.http, options, stop)
     finally:
         await channels.close()
+        if token is not None:
+            await token.close()
+
+
+async def _open(channels: Channels) -> None:
+    try:
+        await channels.open()
+    except OSError as error:
+        raise UserError(str(error)) from None
 
 
 async def _serve_stdio(backend: Backend, options: Options, stop: asyncio.Event) -> None:

@@ -23,6 +23,8 @@ class TokenSource(Protocol):
     def refused(self) -> None:
         """The sidecar did not take the last one."""
 
+    async def close(self) -> None: ...
+
 
 def checked(text: str) -> str:
     """A bearer token without the space around it (RFC 6750, 2.1); raises `ValueError` for anything else."""
@@ -45,6 +47,9 @@ class FixedToken:
         return self._token
 
     def refused(self) -> None:
+        return None
+
+    async def close(self) -> None:
         return None
 
 
@@ -71,6 +76,9 @@ class FileToken:
 
     def refused(self) -> None:
         self._version = None
+
+    async def close(self) -> None:
+        return None
 
     def _read(self) -> None:
         status = self._path.stat()

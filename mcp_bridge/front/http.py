@@ -2,15 +2,15 @@
 
 Between an HTTP server (uvicorn) and a backend. Messages pass as bytes. Which
 era a request is of is told by its `MCP-Protocol-Version` header and by its
-`_meta`; the two must agree. Streams cannot be resumed: both specifications
-leave that to the server.
+`_meta`; the two must agree. The last few streams of a session can be resumed
+where its version knows events to come back to (2025-11-25).
 """
 
 import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,7 +18,9 @@ from mcp_bridge import wire
 from mcp_bridge.front import messages, rules
 from mcp_bridge.front.access import Access, values
 from mcp_bridge.front.backend import Backend, BackendError, Headers, SessionUnknown, Via
+from mcp_bridge.front.log import Reader
 from mcp_bridge.front.messages import Invalid, Notification, Request, Response
+from mcp_bridge.front.params import ParamHeaders
 from mcp_bridge.front.reply import Receive, Reply, Send, read_body, watching
 from mcp_bridge.front.rules import Refusal
 from mcp_bridge.front.streams import Conversation, RequestStream
@@ -71,6 +73,7 @@ class HttpFront:
         self._listens_ahead = listens_ahead
         self._conversations: dict[tuple[str, str], Conversation] = {}
         self._streams: set[RequestStream] = set()
+        self._params = ParamHeaders()
         self._group: asyncio.TaskGroup | None = None
 
     @contextlib.asynccontextmanager
@@ -88,7 +91,7 @@ class HttpFront:
         for conversation in self._conversations.values():
             conversation.close()
         for stream in self._streams:
-            stream.outbox.close()
+            stream.log.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -134,7 +137,7 @@ class HttpFront:
             return Refusal(400, message.code, message.sentence)
         if isinstance(message, Request):
             reply.id_json = message.id_json
-            if message.is_modern or not rules.is_handshake(headers):
+            if message.declared is not None or not rules.is_handshake(headers):
                 return await self._modern(message, headers, receive, reply)
             return await self._handshake(message, headers, receive, reply)
         return await self._tell(message, headers, reply)
@@ -142,26 +145,34 @@ class HttpFront:
     async def _modern(self, request: Request, headers: Headers, receive: Receive, reply: Reply) -> Refusal | None:
         if refusal := rules.check_modern(request, headers):
             return refusal
-        stream = RequestStream(self._max_answer_bytes, None)
         via = Via(version=request.declared, headers=headers)
+        if refusal := await self._params.check(self._backend, request, via):
+            return refusal
+        stream = RequestStream(self._max_answer_bytes, None, request, resumable=False)
         await self._exchange(stream, request, via, receive, reply, streams=request.expects_notifications)
         return None
 
     async def _handshake(self, request: Request, headers: Headers, receive: Receive, reply: Reply) -> Refusal | None:
         if request.method == "initialize":
-            stream = RequestStream(self._max_answer_bytes, None)
+            stream = RequestStream(self._max_answer_bytes, None, request, resumable=False)
             await self._exchange(stream, request, Via(headers=headers), receive, reply, streams=False)
             return None
         via = self._via(headers)
         conversation = self._conversation(via)
         reply.extra[_SESSION_ID] = via.session_id
-        stream = RequestStream(self._max_answer_bytes, conversation)
         via = replace(via, version=conversation.version)
+        # A stream to come back to begins at once; without one the status can still say that there is no such session.
+        resumable = conversation.is_resumable and conversation.is_sure
+        stream = RequestStream(self._max_answer_bytes, conversation, request, resumable=resumable)
         try:
             await self._exchange(stream, request, via, receive, reply, streams=_may_ask(request))
         except SessionUnknown:
             self._forget(conversation)
             raise
+        if isinstance(stream.failure, SessionUnknown):
+            self._forget(conversation)
+        elif stream.response:
+            conversation.is_sure = True
         return None
 
     async def _tell(self, message: Notification | Response, headers: Headers, reply: Reply) -> Refusal | None:
@@ -194,24 +205,38 @@ class HttpFront:
             return Refusal(406, wire.INVALID_REQUEST, "Accept must list text/event-stream")
         via = self._via(headers)
         conversation = self._conversation(via)
-        if conversation.is_read:
+        seen = conversation.find(next(iter(values(headers, "last-event-id")), ""))
+        reply.extra[_SESSION_ID] = via.session_id
+        if isinstance(seen, tuple):
+            stream, position = seen
+            stream.is_gone = False
+            await reply.start_events()
+            await self._write(stream, stream.log.reader(position), receive, reply)
+            return None
+        if conversation.queue.has_reader and seen is None:
             return Refusal(409, wire.INVALID_REQUEST, "another GET stream of this session is open")
-        conversation.is_read = True
+        reader = conversation.queue.reader(seen)
         try:
-            if conversation.listen(self._running_group(), via):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(conversation.ended.wait(), _REVIVED_S)
-            if isinstance(conversation.failure, SessionUnknown):
-                raise conversation.failure
-            if conversation.failure is not None:
-                return Refusal(405, conversation.failure.code, conversation.failure.sentence)
-            reply.extra[_SESSION_ID] = via.session_id
-            await self._stream_queue(conversation, receive, reply)
+            if refusal := await self._begin_listening(conversation, via):
+                return refusal
+            await reply.start_events()
+            await reply.event(b"")
+            await self._write_queue(reader, receive, reply, named=conversation.is_resumable)
         finally:
-            conversation.is_read = False
+            reader.detach()
             conversation.last_used = time.monotonic()
-            if not self._listens_ahead or conversation.ended.is_set():
+            if conversation.ended.is_set() or not (self._listens_ahead or conversation.queue.has_reader):
                 self._forget(conversation)
+        return None
+
+    async def _begin_listening(self, conversation: Conversation, via: Via) -> Refusal | None:
+        if conversation.listen(self._running_group(), via):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(conversation.ended.wait(), _REVIVED_S)
+        if isinstance(conversation.failure, SessionUnknown):
+            raise conversation.failure
+        if conversation.failure is not None:
+            return Refusal(405, conversation.failure.code, conversation.failure.sentence)
         return None
 
     async def _delete(self, headers: Headers, reply: Reply) -> Refusal | None:
@@ -234,64 +259,88 @@ class HttpFront:
         self._streams.add(stream)
         pump = self._running_group().create_task(stream.pump(self._backend, request, via, streams=streams))
         pump.add_done_callback(lambda _: self._streams.discard(stream))
-        cancels = request.is_modern or request.method == "initialize"
+        cancels = stream.is_modern or request.method == "initialize"
+        reader = stream.log.reader()
+
+        def left() -> None:
+            stream.is_gone = True
+            reader.detach()
+
         try:
-            async with watching(receive, stream.leave):
-                await self._answer(stream, request, via, reply)
+            async with watching(receive, left):
+                await self._answer(stream, reader, request, via, reply)
         finally:
+            reader.detach()
             if cancels:
                 pump.cancel()
-        if isinstance(stream.failure, SessionUnknown) and not reply.is_begun:
-            raise stream.failure  # not from inside `watching`, whose task group would wrap it
 
-    async def _answer(self, stream: RequestStream, request: Request, via: Via, reply: Reply) -> None:
-        opens = request.method == "initialize"
-        first = await stream.outbox.get() if opens else await self._next(stream.outbox.get)
-        while opens and first is not None:
-            first = await stream.outbox.get()
-        if first is None:
-            if stream.is_gone:
+    async def _answer(self, stream: RequestStream, reader: Reader, request: Request, via: Via, reply: Reply) -> None:
+        """JSON where the response comes before anything else, so that its HTTP status can be of its kind."""
+        if stream.resumable:
+            await reply.start_events()
+            await reply.prime(_event_id(stream, 0))
+        else:
+            opens = request.method == "initialize"
+            first = await self._next(reader)
+            while opens and first is not None:
+                first = await self._next(reader)
+            if first is None:
+                if not stream.is_gone:
+                    await self._answer_as_json(stream, request, via, reply)
                 return
-            await self._answer_as_json(stream, request, via, reply)
-            return
-        await reply.start_events()
-        await reply.event(first)
-        while (message := await self._next(stream.outbox.get)) is not None:
-            await reply.event(message)
-        if not stream.is_gone:
-            await reply.event(stream.response or _failed(stream).body(request.id_json), last=True)
+            await reply.start_events()
+            await reply.event(first[1])
+        await self._write_rest(stream, reader, reply)
+
+    async def _write_rest(self, stream: RequestStream, reader: Reader, reply: Reply) -> None:
+        while (item := await self._next(reader)) is not None:
+            await reply.event(item[1], _event_id(stream, item[0]) if item[1] else "")
+        if not stream.log.is_closed:
+            await reply.end()  # the client is gone, or came back elsewhere
+        elif stream.response:
+            await reply.event(stream.response, _event_id(stream, stream.log.last + 1), last=True)
+        else:
+            await reply.event(_failed(stream).body(stream.id_json), last=True)
 
     async def _answer_as_json(self, stream: RequestStream, request: Request, via: Via, reply: Reply) -> None:
         if not stream.response:
-            if not isinstance(stream.failure, SessionUnknown):
-                await reply.refuse(_failed(stream))
+            if isinstance(stream.failure, SessionUnknown):
+                raise stream.failure
+            await reply.refuse(_failed(stream))
             return
         if stream.session_id:
             reply.extra[_SESSION_ID] = stream.session_id
             self._opened(stream, via)
-        await reply.json(rules.status_of(stream.response) if request.is_modern else 200, stream.response)
+        if stream.is_modern and request.method == "tools/list":
+            self._params.learn(self._backend.owner(via), request, stream.response)
+        await reply.json(rules.status_of(stream.response) if stream.is_modern else 200, stream.response)
 
-    async def _stream_queue(self, conversation: Conversation, receive: Receive, reply: Reply) -> None:
-        await reply.start_events()
-        await reply.event(b"")
-        async with asyncio.TaskGroup() as group:
-            writing = group.create_task(self._write_queue(conversation, reply))
-            async with watching(receive, writing.cancel):
-                await asyncio.wait([writing])
-        if not writing.cancelled():
-            await reply.end()
+    async def _write(self, stream: RequestStream, reader: Reader, receive: Receive, reply: Reply) -> None:
+        """The rest of a request's stream, for a client that came back to it."""
 
-    async def _write_queue(self, conversation: Conversation, reply: Reply) -> None:
-        while (message := await self._next(conversation.queue.get)) is not None:
-            await reply.event(message)
+        def left() -> None:
+            stream.is_gone = True
+            reader.detach()
 
-    async def _next(self, get: Callable[[], Awaitable[bytes | None]]) -> bytes | None:
-        """The next message; empty when it is time for a sign of life; None at the end."""
+        try:
+            async with watching(receive, left):
+                await self._write_rest(stream, reader, reply)
+        finally:
+            reader.detach()
+
+    async def _write_queue(self, reader: Reader, receive: Receive, reply: Reply, *, named: bool) -> None:
+        async with watching(receive, reader.detach):
+            while (item := await self._next(reader)) is not None:
+                await reply.event(item[1], f"0-{item[0]}" if named and item[1] else "")
+        await reply.end()
+
+    async def _next(self, reader: Reader) -> tuple[int, bytes] | None:
+        """The next message; an empty one when it is time for a sign of life; None at the end."""
         try:
             async with asyncio.timeout(self._keep_alive_s):
-                return await get()
+                return await reader.next()
         except TimeoutError:
-            return b""
+            return 0, b""
 
     def _via(self, headers: Headers) -> Via:
         named = values(headers, _SESSION_ID)
@@ -314,7 +363,7 @@ class HttpFront:
 
     def _opened(self, stream: RequestStream, via: Via) -> None:
         version = messages.agreed_version(stream.response)
-        self._conversation(replace(via, session_id=stream.session_id, version=version))
+        self._conversation(replace(via, session_id=stream.session_id, version=version)).is_sure = True
 
     def _forget(self, conversation: Conversation) -> None:
         conversation.close()
@@ -341,6 +390,10 @@ def _may_ask(request: Request) -> bool:
     if request.expects_notifications:
         return True
     return request.method not in _PLAIN and not request.method.endswith("/list")
+
+
+def _event_id(stream: RequestStream, number: int) -> str:
+    return f"{stream.number}-{number}" if stream.resumable else ""
 
 
 def _failed(stream: RequestStream) -> Refusal:

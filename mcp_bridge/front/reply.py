@@ -16,6 +16,7 @@ __all__ = ["Receive", "Reply", "Send", "read_body", "watching"]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+_RETRY_MS: Final = 500
 _EVENT_HEADERS: Final = {
     "content-type": "text/event-stream",
     "cache-control": "no-cache, no-transform",
@@ -60,10 +61,16 @@ class Reply:
     async def start_events(self) -> None:
         await self._start(200, _EVENT_HEADERS)
 
-    async def event(self, message: bytes, *, last: bool = False) -> None:
+    async def event(self, message: bytes, event_id: str = "", *, last: bool = False) -> None:
         """One message as a server-sent event; a comment, which keeps the connection alive, for an empty one."""
-        data = b"event: message\ndata: " + one_line(message) + b"\n" if message else b": alive\n\n"
+        named = b"id: " + event_id.encode() + b"\n" if event_id else b""
+        data = b"event: message\n" + named + b"data: " + one_line(message) + b"\n" if message else b": alive\n\n"
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+
+    async def prime(self, event_id: str) -> None:
+        """2025-11-25, "Streamable HTTP": an event to come back to, before there is anything to say."""
+        data = f"id: {event_id}\nretry: {_RETRY_MS}\ndata: \n\n".encode()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
@@ -101,9 +108,9 @@ async def watching(receive: Receive, left: Callable[[], object]) -> AsyncIterato
             pass
         left()
 
-    async with asyncio.TaskGroup() as group:
-        watcher = group.create_task(watch())
-        try:
-            yield
-        finally:
-            watcher.cancel()
+    watcher = asyncio.create_task(watch(), name="client")
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        await asyncio.wait([watcher])

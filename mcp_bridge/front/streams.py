@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import aclosing
+from typing import Final
 
 from mcp_bridge import wire
-from mcp_bridge.exchange import Outbox
 from mcp_bridge.front.backend import Backend, BackendError, SessionUnknown, Via
+from mcp_bridge.front.log import EventLog
 from mcp_bridge.front.messages import Request, error
 from secure_mcp_grpc import logs
 
@@ -17,14 +19,22 @@ __all__ = ["Conversation", "RequestStream"]
 
 logger = logging.getLogger(__name__)
 
-_BUG = BackendError("the request failed inside; the log says more", http_status=500)
+_BUG: Final = BackendError("the request failed inside; the log says more", http_status=500)
+_MAX_FINISHED: Final = 8
+_RESUMABLE_SINCE: Final = "2025-11-25"
 
 
 class RequestStream:
-    """One request: the messages before its response in `outbox`, then `response` or `failure`."""
+    """One request: the messages before its response in `log`, then `response` or `failure`."""
 
-    def __init__(self, max_bytes: int, conversation: "Conversation | None") -> None:
-        self.outbox = Outbox(max_bytes)
+    def __init__(
+        self, max_bytes: int, conversation: "Conversation | None", request: Request, *, resumable: bool
+    ) -> None:
+        self.id_json = request.id_json
+        self.is_modern = conversation is None and request.declared is not None
+        self.log = EventLog(max_bytes, keeps=resumable)
+        self.resumable = resumable
+        self.number = conversation.next_number() if conversation is not None else 0
         self.response = b""
         self.session_id = ""
         self.failure: BackendError | None = None
@@ -48,16 +58,12 @@ class RequestStream:
             logs.event(logger, logging.ERROR, "request_failed", method=request.method)
             self.failure = _BUG
         finally:
-            self.outbox.close()
-
-    def leave(self) -> None:
-        """The client is gone."""
-        self.is_gone = True
-        self.outbox.close()
+            self.log.close()
 
     async def _pass_on(self, message: bytes) -> None:
-        if not self.is_gone:
-            await self.outbox.put(message)
+        """What a client that left without a way back would have been asked goes to its server stream."""
+        if not self.is_gone or self.resumable:
+            await self.log.put(message)
         elif self._conversation is not None:
             self._conversation.queue.offer(message)
 
@@ -67,33 +73,59 @@ class Conversation:
 
     What the server says outside of requests goes to the client's GET stream.
     A client without one is told on the stream of a request in flight, or once
-    it opens one.
+    it opens one. Since 2025-11-25 clients can come back to a stream by the id
+    of the last event they saw, `<stream>-<message>`; stream 0 is the server's.
     """
 
     def __init__(self, key: tuple[str, str], version: str, backend: Backend, max_bytes: int) -> None:
         self.key = key
         self.version = version
-        self.queue = Outbox(max_bytes)
-        self.is_read = False
+        self.queue = EventLog(max_bytes, keeps=version >= _RESUMABLE_SINCE)
         self.failure: BackendError | None = None
         self.last_used = time.monotonic()
         self.ended = asyncio.Event()
+        self.is_sure = False
+        """The backend was seen to know this session."""
         self._backend = backend
-        self._carriers: dict[RequestStream, None] = {}
+        self._max_bytes = max_bytes
+        self._carriers: dict[int, RequestStream] = {}
+        self._finished: dict[int, RequestStream] = {}
+        self._last_number = 0
         self._listener: asyncio.Task[None] | None = None
 
     @property
     def is_busy(self) -> bool:
-        return self.is_read or bool(self._carriers)
+        return self.queue.has_reader or bool(self._carriers)
+
+    @property
+    def is_resumable(self) -> bool:
+        return self.version >= _RESUMABLE_SINCE
+
+    def next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
 
     @contextlib.contextmanager
     def carrying(self, stream: RequestStream) -> Iterator[None]:
-        self._carriers[stream] = None
+        self._carriers[stream.number] = stream
         try:
             yield
         finally:
-            del self._carriers[stream]
+            del self._carriers[stream.number]
             self.last_used = time.monotonic()
+            if stream.resumable:
+                self._keep(stream)
+
+    def find(self, event_id: str) -> tuple[RequestStream, int] | int | None:
+        """The stream that an event was of, and its number there; only the number for the server's own stream."""
+        found = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", event_id)
+        if found is None:
+            return None
+        number, position = int(found.group(1)), int(found.group(2))
+        if number == 0:
+            return position
+        stream = self._carriers.get(number) or self._finished.get(number)
+        return (stream, position) if stream is not None else None
 
     def listen(self, group: asyncio.TaskGroup, via: Via) -> bool:
         """Begin to take what the server says; False where that is being done already."""
@@ -107,6 +139,15 @@ class Conversation:
         self.ended.set()
         if self._listener is not None:
             self._listener.cancel()
+
+    def _keep(self, stream: RequestStream) -> None:
+        """The last few finished streams, within one message's bound, for clients that lost their connection."""
+        self._finished[stream.number] = stream
+        while len(self._finished) > 1 and (
+            len(self._finished) > _MAX_FINISHED
+            or sum(one.log.bytes_kept + len(one.response) for one in self._finished.values()) > self._max_bytes
+        ):
+            del self._finished[next(iter(self._finished))]
 
     async def _listen(self, via: Via) -> None:
         try:
@@ -123,10 +164,11 @@ class Conversation:
         self.ended.set()
 
     async def _deliver(self, message: bytes, via: Via) -> None:
-        if self.is_read:
+        if self.queue.has_reader:
             await self.queue.put(message)
             return
-        if any(stream.outbox.offer(message) for stream in reversed(self._carriers)) or self.queue.offer(message):
+        carriers = [stream for stream in reversed(self._carriers.values()) if stream.log.has_reader]
+        if any(stream.log.offer(message) for stream in carriers) or self.queue.offer(message):
             return
         try:
             asked = bytes(wire.read_envelope(message).id)

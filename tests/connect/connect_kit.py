@@ -201,7 +201,20 @@ INITIALIZE = {
 def events(text: str) -> list[dict[str, Any]]:
     """The messages of an event stream."""
     lines = text.replace("\r\n", "\n").split("\n")
-    return [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:")]
+    return [found for line in lines if (found := event(line)) is not None]
+
+
+def event(line: str) -> dict[str, Any] | None:
+    """The message in a line of an event stream."""
+    data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+    return dict(json.loads(data)) if data else None
+
+
+def answered(response: httpx2.Response) -> dict[str, Any]:
+    """The response, as JSON or at the end of an event stream."""
+    if response.headers["content-type"] == "application/json":
+        return dict(response.json())
+    return events(response.text)[-1]
 
 
 async def open_session(client: httpx2.AsyncClient, url: str) -> dict[str, str]:

@@ -13,6 +13,8 @@ from connect_kit import Connected, Sidecar, connected, sidecar
 
 from mcp_bridge.upstreams.inprocess import InProcessUpstream
 
+pytestmark = pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
+
 
 @pytest.fixture
 async def side(tmp_path: Path) -> AsyncIterator[Sidecar]:

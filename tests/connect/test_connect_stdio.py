@@ -18,6 +18,8 @@ from mcp.client.stdio import stdio_client
 
 from mcp_bridge.upstreams.inprocess import InProcessUpstream
 
+pytestmark = pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
+
 
 @pytest.fixture
 async def bridge() -> AsyncIterator[Bridge]:
