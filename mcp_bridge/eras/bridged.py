@@ -8,6 +8,7 @@ that it no longer holds.
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +90,8 @@ class Bridged:
         try:
             return await self._modern_callers.request(exchange)
         finally:
-            if self._modern_callers.met_modern and not self._fixed:
-                self._modern_callers.met_modern = False
+            if self._modern_callers.refused_handshake and not self._fixed:
+                self._modern_callers.refused_handshake = False
                 self._is_modern = None
 
     async def notify(self, note: Note) -> None:
@@ -133,15 +134,15 @@ class Bridged:
             if answer is not None and bytes(wire.read_envelope(answer).result):
                 self._shakes_hands = True
                 return answer
-            if self._shakes_hands:  # it knows the handshake and refuses this one
-                return _outcome(answer, failure)
+            if self._shakes_hands and not (answer is not None and self._is_other_server(answer)):
+                return _outcome(answer, failure)  # it knows the handshake and refuses this one
             if exchange.session is not None:
                 with contextlib.suppress(HopError):
                     await self.inner.end_session(exchange.session)
         opened = await self._handshake_callers.open(exchange, needed=self._shakes_hands is False)
         if opened is None:
             return _outcome(answer, failure)
-        if failure is None and self._shakes_hands is None:
+        if failure is None and self._shakes_hands is not False:
             self._shakes_hands = False
             self._say("modern", False)
         return opened
@@ -170,8 +171,9 @@ class Bridged:
         opening = asyncio.ensure_future(self._modern_callers.greet(exchange))
         try:
             waiting: set[asyncio.Future[Any]] = {opening} if asking.done() else {asking, opening}
-            while waiting:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            until = time.monotonic() + self._limits.open_s
+            while waiting and (left_s := until - time.monotonic()) > 0:
+                done, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 if asking in done and asking.exception() is None:
                     return _verdict(asking.result())
                 if opening in done and opening.exception() is None:
@@ -179,8 +181,14 @@ class Bridged:
         finally:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
-        failure = asking.exception() or opening.exception()
+        ended = [one for one in (asking, opening) if one.done() and not one.cancelled()]
+        failure = next((one.exception() for one in ended), None)
         raise failure if isinstance(failure, HopError) else unavailable(f"the MCP server {self.name} does not answer")
+
+    def _is_other_server(self, answer: bytes) -> bool:
+        """An error that only a modern server has: another one answers there now."""
+        code = words.read_error_code(bytes(wire.read_envelope(answer).error))
+        return not self._fixed and code in words.MODERN_ERRORS
 
     def _say(self, era: str, modern_callers: bool) -> None:
         bridges = "2026-07-28 callers" if modern_callers else "handshake callers"

@@ -64,6 +64,7 @@ class HandshakeCallers:
         caller = _Caller(
             self._inner,
             session,
+            version,
             bytes(members.get("clientInfo", Raw(words.CLIENT_INFO))),
             capabilities,
             self._wait_s,
@@ -111,6 +112,7 @@ class _Caller:
         self,
         inner: Upstream,
         session: Session,
+        version: str,
         info: bytes,
         capabilities: Mapping[str, Any],
         wait_s: float,
@@ -118,6 +120,7 @@ class _Caller:
     ) -> None:
         self._inner = inner
         self._session = session
+        self._version = version
         self._info = info
         self._capabilities = words.encode(capabilities)
         self._max_rounds = max_rounds
@@ -182,8 +185,8 @@ class _Caller:
             owner=self._session.owner,
         )
         if exchange is not None:
-            outbox = exchange.outbox or self._session.queue
-            part.outbox = Through(lambda message: _onward(message, outbox))
+            part.trace = exchange.trace
+            part.outbox = Through(lambda message: self._onward(message, exchange.outbox))
         return await self._inner.request(part)
 
     async def close(self) -> None:
@@ -243,7 +246,7 @@ class _Caller:
                 return wire.response_with_id(envelope, exchange.id_json)
             members = wire.object_of(bytes(envelope.result))
             if words.decoded(members.get("resultType")) != "input_required":
-                return wire.result(exchange.id_json, words.handshake_result(method, members))
+                return wire.result(exchange.id_json, words.handshake_result(method, members, self._version))
             if method not in words.ASKING:
                 raise Refused(wire.INTERNAL_ERROR, f"the MCP server asks for input in {method}, which it must not")
             changes: dict[str, bytes] = {}
@@ -269,11 +272,19 @@ class _Caller:
         value = self._server.get(capability)
         return isinstance(value, dict) and value.get(member) is True
 
+    def _onward(self, message: bytes, outbox: Outbox | None) -> tuple[Outbox, bytes] | None:
+        """Notifications go on; a modern server sends no requests, and one that does gets none through.
 
-def _onward(message: bytes, outbox: Outbox) -> tuple[Outbox, bytes] | None:
-    """Notifications go on; a modern server sends no requests, and one that does gets none through."""
-    try:
-        envelope = wire.read_envelope(message)
-    except wire.NotJson:
-        return None
-    return (outbox, message) if envelope.method and not bytes(envelope.id) else None
+        Without a stream of the call's own they go to the session, if there is room: a client that
+        does not listen holds up no call.
+        """
+        try:
+            envelope = wire.read_envelope(message)
+        except wire.NotJson:
+            return None
+        if not envelope.method or bytes(envelope.id):
+            return None
+        if outbox is None:
+            self._session.queue.offer(message)
+            return None
+        return outbox, message

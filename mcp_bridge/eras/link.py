@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -14,12 +13,13 @@ from mcp_bridge import wire
 from mcp_bridge.eras import words
 from mcp_bridge.eras.calls import Ask, Call
 from mcp_bridge.eras.capabilities import lacking, refusal
+from mcp_bridge.eras.listener import Listener
 from mcp_bridge.eras.through import Through
 from mcp_bridge.errors import HopError
 from mcp_bridge.exchange import Exchange, Note, Outbox, Session, Upstream
 from secure_mcp_grpc.calls import McpCall
 
-__all__ = ["Link", "Listener"]
+__all__ = ["Link"]
 
 _MAX_UNASKED: Final = 16
 """Requests of the server that wait for a call to travel with."""
@@ -28,18 +28,6 @@ _UNASKED_BUSY_S: Final = 5.0
 """The same while a call that cannot carry them may be waiting for their answers."""
 _MAX_REPLIES: Final = 64
 _TELL_S: Final = 5.0
-
-
-@dataclass(slots=True, eq=False)
-class Listener:
-    """One `subscriptions/listen`. Events that come before its acknowledgement wait for it."""
-
-    kinds: frozenset[str]
-    uris: frozenset[str]
-    outbox: Outbox
-    id_json: bytes
-    ended: asyncio.Future[None]
-    early: list[bytes] | None = field(default_factory=list)
 
 
 class Link:
@@ -122,6 +110,7 @@ class Link:
             params = wire.replace_meta(params, {wire.PROGRESS_TOKEN: b"%d" % call.number})
         inner = self._exchange(exchange.call.method, params, number=call.number)
         inner.call = McpCall(exchange.call.method, exchange.call.name, exchange.call.arguments)
+        inner.trace = exchange.trace
         inner.outbox = Through(lambda message: self._received(message, call))
         call.start(self._inner.request(inner))
 
@@ -183,7 +172,8 @@ class Link:
         elif method == "notifications/cancelled":
             self._withdrawn(bytes(envelope.params))
         elif method in words.CHANGES or method == "notifications/resources/updated":
-            self._event(method, bytes(envelope.params))
+            with contextlib.suppress(wire.NotJson):
+                self._event(method, bytes(envelope.params))
         elif method and method != "notifications/elicitation/complete" and call is not None and call.outbox is not None:
             return call.outbox, message
         return None
@@ -197,6 +187,9 @@ class Link:
             if (blamed := call or self._carrier()) is not None:
                 blamed.lacking |= lacking(envelope.method, params, self._capabilities) or {}
             self._tell(wire.error(id_json, *refused))
+            return
+        if params and params.lstrip()[:1] != b"{":
+            self._tell(wire.error(id_json, wire.INVALID_PARAMS, "params must be an object"))
             return
         if envelope.method == "elicitation/create" and params:
             members = wire.object_of(params)
@@ -269,26 +262,17 @@ class Link:
     def _event(self, method: str, params: bytes) -> None:
         uri = None
         if method not in words.CHANGES:
-            with contextlib.suppress(wire.NotJson):
-                uri = words.decoded(wire.object_of(params).get("uri"))
+            uri = words.decoded(wire.object_of(params).get("uri"))
         for listener in list(self.listeners):
             wanted = uri in listener.uris if uri is not None else words.CHANGES.get(method) in listener.kinds
             if wanted:
-                self._deliver(listener, stamped(method, params, listener.id_json))
-
-    def _deliver(self, listener: Listener, message: bytes) -> None:
-        if listener.early is not None:
-            listener.early.append(message)
-            del listener.early[:-256]
-        elif not listener.outbox.offer(message) and not listener.ended.done():
-            listener.ended.set_result(None)  # too slow or gone: it listens and fetches again
+                listener.add(method, params)
 
     # The rest
 
     def end_listeners(self) -> None:
         for listener in self.listeners:
-            if not listener.ended.done():
-                listener.ended.set_result(None)
+            listener.end()
 
     async def close(self) -> None:
         for call in list(self.calls.values()):
@@ -334,11 +318,3 @@ class Link:
             session=self.session,
             opens_session=opens_session,
         )
-
-
-def stamped(method: str, params: bytes, id_json: bytes) -> bytes:
-    """A notification of a subscription, which carries the id of the request that listens."""
-    members = wire.object_of(params) if params else {}
-    meta = wire.object_of(bytes(members["_meta"])) if "_meta" in members else {}
-    meta[wire.SUBSCRIPTION_ID] = msgspec.Raw(id_json)
-    return wire.notification(method, words.encode({"_meta": meta} | {k: v for k, v in members.items() if k != "_meta"}))

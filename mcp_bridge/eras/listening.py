@@ -8,7 +8,8 @@ from msgspec import Raw
 
 from mcp_bridge import wire
 from mcp_bridge.eras import words
-from mcp_bridge.eras.link import Link, Listener, stamped
+from mcp_bridge.eras.link import Link
+from mcp_bridge.eras.listener import Listener, stamped
 from mcp_bridge.eras.words import Refused
 from mcp_bridge.errors import HopError, unavailable
 from mcp_bridge.exchange import Exchange
@@ -33,8 +34,7 @@ async def listen(link: Link, exchange: Exchange, members: dict[str, Raw]) -> byt
         raise Refused(wire.INTERNAL_ERROR, "Subscription limit reached")
     kinds, uris = _wanted(words.decoded(members.get("notifications")))
     kinds = frozenset(kind for kind in kinds if link.has(_CAPABILITY[kind], "listChanged"))
-    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    listener = Listener(kinds, frozenset(uris), exchange.outbox, exchange.id_json, ended)
+    listener = Listener(kinds, frozenset(uris), exchange.id_json)
     link.listeners.append(listener)
     watched: list[str] = []
     try:
@@ -47,10 +47,8 @@ async def listen(link: Link, exchange: Exchange, members: dict[str, Raw]) -> byt
             honoured["resourceSubscriptions"] = watched
         params = words.encode({"notifications": honoured})
         await exchange.outbox.put(stamped("notifications/subscriptions/acknowledged", params, exchange.id_json))
-        early, listener.early = listener.early or [], None
-        for message in early:
-            exchange.outbox.offer(message)
-        await ended
+        while (message := await listener.next()) is not None:
+            await exchange.outbox.put(message)
     finally:
         link.listeners.remove(listener)
         link.spawn(_unwatch(link, watched))

@@ -34,8 +34,8 @@ class ModernCallers:
         self._inner = inner
         self._links = links
         self._parking = Parking(most_parked, wait_s, self._expired)
-        self.met_modern = False
-        """The server refused the handshake as only a modern server does."""
+        self.refused_handshake = False
+        """The server did not take the handshake: it may have been replaced by a modern one."""
 
     @property
     def parked(self) -> int:
@@ -49,7 +49,7 @@ class ModernCallers:
             declared = words.read_declared(members, [words.MODERN])
             return await self._serve(exchange, declared, members)
         except Refused as refused:
-            self.met_modern = refused.code == words.UNSUPPORTED_VERSION and refused.of_server
+            self.refused_handshake = self.refused_handshake or refused.of_server
             return refused.answer(exchange.id_json)
         except (wire.NotJson, msgspec.MsgspecError, UnicodeDecodeError):
             raise unavailable(

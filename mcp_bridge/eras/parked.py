@@ -1,6 +1,7 @@
 """Calls that wait in the bridge for their client to come back with what the server asked for."""
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections import Counter
@@ -84,5 +85,8 @@ class Parking:
 def fingerprint(method: str, members: Mapping[str, Raw]) -> bytes:
     """What makes a retry the same request: method and params, save those that a retry changes."""
     same = {key: value for key, value in members.items() if key not in ("_meta", "inputResponses", "requestState")}
-    text = msgspec.json.encode(msgspec.json.decode(msgspec.json.encode(same)), order="sorted")
+    text = msgspec.json.encode(same)
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # Else it holds what only its own text can tell, such as 1e400: then the retry has to be written alike.
+        text = msgspec.json.encode(msgspec.json.decode(text), order="sorted")
     return hashlib.sha256(method.encode() + b"\n" + text).digest()

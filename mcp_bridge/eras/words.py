@@ -67,6 +67,9 @@ _OF_SESSIONS: Final = frozenset(
 )
 _STATELESS_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
 
+_LATER_BLOCKS: Final = {"2024-11-05": (b"audio", b"resource_link"), "2025-03-26": (b"resource_link",)}
+"""Types of content that came after a version, which lists its own and no others."""
+
 CHANGES: Final = {
     "notifications/prompts/list_changed": "promptsListChanged",
     "notifications/resources/list_changed": "resourcesListChanged",
@@ -182,13 +185,18 @@ def modern_error(method: str, body: bytes) -> bytes:
     return body
 
 
-def handshake_result(method: str, members: dict[str, Raw]) -> bytes:
-    """A modern result without what the handshake versions' schemas forbid.
+def handshake_result(method: str, members: dict[str, Raw], version: str) -> bytes:
+    """A modern result without what the handshake `version`'s schema forbids.
 
-    Their results are open, so caching hints and unknown members stay. Structured
-    content, and what an output schema describes, had to be an object.
+    Its results are open, so caching hints and unknown members stay. Structured content, and what an
+    output schema describes, had to be an object; content that the version has no type for becomes text.
     """
     members.pop("resultType", None)
+    if version in _LATER_BLOCKS:
+        if method == "tools/call" and "content" in members:
+            members["content"] = _older_blocks(members["content"], version)
+        elif method == "prompts/get" and "messages" in members:
+            members["messages"] = _older_messages(members["messages"], version)
     if method == "tools/call" and "structuredContent" in members and not _is_object(members["structuredContent"]):
         del members["structuredContent"]
     elif method == "tools/list" and b'"outputSchema"' in bytes(members.get("tools", b"")):
@@ -198,6 +206,32 @@ def handshake_result(method: str, members: dict[str, Raw]) -> bytes:
                 del tool["outputSchema"]
         members["tools"] = Raw(encode(tools))
     return encode(members)
+
+
+def _older_blocks(raw: Raw, version: str) -> Raw:
+    if not any(b'"%b"' % kind in bytes(raw) for kind in _LATER_BLOCKS[version]):
+        return raw
+    blocks = msgspec.json.decode(bytes(raw), type=list[Raw])
+    return Raw(encode([_older_block(block, version) for block in blocks]))
+
+
+def _older_messages(raw: Raw, version: str) -> Raw:
+    if not any(b'"%b"' % kind in bytes(raw) for kind in _LATER_BLOCKS[version]):
+        return raw
+    messages = msgspec.json.decode(bytes(raw), type=list[dict[str, Raw]])
+    for message in messages:
+        if "content" in message:
+            message["content"] = _older_block(message["content"], version)
+    return Raw(encode(messages))
+
+
+def _older_block(raw: Raw, version: str) -> Raw:
+    block = wire.object_of(bytes(raw))
+    kind = decoded(block.get("type"))
+    if not isinstance(kind, str) or kind.encode() not in _LATER_BLOCKS[version]:
+        return raw
+    what = decoded(block.get("uri" if kind == "resource_link" else "mimeType"))
+    return Raw(encode({"type": "text", "text": what if kind == "resource_link" else f"[{kind}: {what}]"}))
 
 
 def initialize_result(discovered: Mapping[str, Raw], version: str, name: str) -> bytes:

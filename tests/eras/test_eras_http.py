@@ -130,17 +130,21 @@ async def test_other_era_is_reached_over_http(era: str, mode: Any) -> None:
     async def note(progress: float, _total: float | None, _message: str | None) -> None:
         seen.append(progress)
 
-    async with web(era) as bridge, asyncio.timeout(30):
-        async with Answers().client(bridge, mode) as one, Answers().client(bridge, mode) as other:
-            assert (await one.call_tool("add", {"a": 1, "b": 2})).structured_content == {"result": 3}
-            assert (await one.call_tool("count", {"to": 3}, progress_callback=note)).structured_content == {"result": 3}
-            # Both clients count their ids from the same number.
-            both = [
-                client.call_tool("ask", {"question": f"{name}{number}"})
-                for name, client in (("a", one), ("b", other))
-                for number in range(5)
-            ]
-            answers = [result.content[0].text for result in await asyncio.gather(*both)]
+    async with (
+        asyncio.timeout(30),
+        web(era) as bridge,
+        Answers().client(bridge, mode) as one,
+        Answers().client(bridge, mode) as other,
+    ):
+        assert (await one.call_tool("add", {"a": 1, "b": 2})).structured_content == {"result": 3}
+        assert (await one.call_tool("count", {"to": 3}, progress_callback=note)).structured_content == {"result": 3}
+        # Both clients count their ids from the same number.
+        both = [
+            client.call_tool("ask", {"question": f"{name}{number}"})
+            for name, client in (("a", one), ("b", other))
+            for number in range(5)
+        ]
+        answers = [result.content[0].text for result in await asyncio.gather(*both)]
     assert seen == [0, 1, 2]
     assert answers == [f"re {name}{number}" for name in "ab" for number in range(5)]
 
