@@ -91,9 +91,9 @@ async def send_messages(
 class AlsSender:
     """Holds records in memory and sends them in acknowledged batches, in order.
 
-    At most `max_pending` records are held; further ones are refused by `offer`
-    and counted in `refused`, so that a sink that stays away costs bounded
-    memory and the loss is known.
+    At most `max_pending` records of `max_pending_bytes` are held; further ones
+    are refused by `offer` and counted in `refused`, so that a sink that stays
+    away costs bounded memory and the loss is known.
     """
 
     def __init__(
@@ -103,16 +103,21 @@ class AlsSender:
         node_id: str,
         *,
         max_pending: int = 100_000,
+        max_pending_bytes: int = 128 << 20,
         max_batch: int = 1_000,
+        max_batch_bytes: int = 8 << 20,
         max_delay_s: float = 0.5,
     ) -> None:
         self._channel = channel
         self._log_name = log_name
         self._node_id = node_id
         self._max_pending = max_pending
+        self._max_pending_bytes = max_pending_bytes
         self._max_batch = max_batch
+        self._max_batch_bytes = max_batch_bytes
         self._max_delay_s = max_delay_s
         self._pending: deque[Record] = deque()
+        self._pending_bytes = 0
         self._arrived = asyncio.Event()
         self._closing = False
         self.acknowledged = 0
@@ -124,10 +129,11 @@ class AlsSender:
 
     def offer(self, time_ns: int, record: bytes) -> bool:
         """Take a record for sending; False when there is no room for it."""
-        if len(self._pending) >= self._max_pending:
+        if len(self._pending) >= self._max_pending or self._pending_bytes + len(record) > self._max_pending_bytes:
             self.refused += 1
             return False
         self._pending.append((time_ns, record))
+        self._pending_bytes += len(record)
         self._arrived.set()
         return True
 
@@ -143,7 +149,7 @@ class AlsSender:
                 if not self._closing:
                     await asyncio.sleep(self._max_delay_s)
                 continue
-            batch = list(islice(self._pending, self._max_batch))
+            batch = self._next_batch()
             try:
                 await send_batch(self._channel, self._log_name, self._node_id, batch)
             except grpc.aio.AioRpcError as error:
@@ -152,9 +158,20 @@ class AlsSender:
                 retry_s = min(retry_s * 2, _LAST_RETRY_S)
                 continue
             for _ in batch:
-                self._pending.popleft()
+                self._pending_bytes -= len(self._pending.popleft()[1])
             self.acknowledged += len(batch)
             retry_s = _FIRST_RETRY_S
+
+    def _next_batch(self) -> list[Record]:
+        """The oldest records, as many as one message may hold; at least one."""
+        room = self._max_batch_bytes
+        batch: list[Record] = []
+        for record in islice(self._pending, self._max_batch):
+            room -= len(record[1])
+            if room < 0 and batch:
+                break
+            batch.append(record)
+        return batch
 
     async def close(self, task: asyncio.Task[None], *, timeout_s: float) -> int:
         """Flush what is held within `timeout_s` seconds, end `task` (which runs `run`); returns how many were lost."""

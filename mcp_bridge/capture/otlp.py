@@ -6,8 +6,10 @@ room or no collector are dropped: requests never wait.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -73,8 +75,18 @@ class OtlpSpans:
 
     async def close(self) -> None:
         """Send what is left, within a second; a collector that is away is not waited for."""
-        closing = asyncio.get_running_loop().run_in_executor(None, self._processor.force_flush, int(_CLOSE_S * 1000))
-        await asyncio.wait([asyncio.ensure_future(closing)], timeout=_CLOSE_S)
+        loop, closed = asyncio.get_running_loop(), asyncio.Event()
+
+        def stop() -> None:
+            self._processor.shutdown()  # type: ignore[no-untyped-call]
+            with contextlib.suppress(RuntimeError):  # the loop ended before
+                loop.call_soon_threadsafe(closed.set)
+
+        # Not a thread of the loop's pool: the end of the process would wait for that.
+        threading.Thread(target=stop, name="spans", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await closed.wait()
 
     def _span_of(
         self, record: InteractionRecord, started_ns: int, ended_ns: int, request_id: str, flags: str

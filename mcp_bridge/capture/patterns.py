@@ -35,9 +35,10 @@ class Pattern:
     least: int = 0
 
 
-_OPEN: Final = r"""\\{0,3}["']?\s{0,8}[:=]\s{0,8}"""
+_OPEN: Final = r"""\\{0,7}["']?\s{0,8}[:=]\s{0,8}"""
 _VALUE: Final = (
-    r"""(?:\\"((?:[^"\\]|\\\\\\?.|\\[^"\\])++)"""  # in JSON within JSON
+    r"""(?:\\{2,7}+"([^"\\]++(?:\\++[^"\\]++)*+)"""  # JSON within JSON within JSON
+    r"""|\\"((?:[^"\\]|\\\\\\?.|\\[^"\\])++)"""  # in JSON within JSON
     r"""|"((?:[^"\\]|\\.)++)"""
     r"""|'([^'\n]++)"""
     r"""|(?!\[redacted|(?:bearer|basic|digest)\b)([^\s"',;&<>\\]{3,}+))"""

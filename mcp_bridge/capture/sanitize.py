@@ -150,6 +150,8 @@ class _Walk:
         elif value[0] in "{[" and len(value) <= _MAX_INNER_CHARS and self._inner < _MAX_INNER:
             value = self._inner_json(value)
         written = self._sanitizer.plain(value)
+        if written != value:
+            self._hidden += 1
         if cut:
             # A secret that goes on beyond the end of what was searched may not have been found.
             written = written[:-MARGIN_CHARS][: max(0, self._room)]

@@ -73,6 +73,19 @@ async def test_a_full_sender_refuses_and_counts(receiver: tuple[Receiver, grpc.a
     assert (sender.pending, sender.refused) == (2, 1)
 
 
+async def test_a_sender_is_full_by_bytes_too(receiver: tuple[Receiver, grpc.aio.Channel]) -> None:
+    """Ours: records hold payloads now; a thousand large ones are no small memory, and no small message."""
+    server, channel = receiver
+    sender = als.AlsSender(channel, "mcp.test", "n", max_delay_s=0, max_pending_bytes=10, max_batch_bytes=4)
+    assert [sender.offer(0, one) for one in (b"aaaaaa", b"bb", b"cc", b"d")] == [True, True, True, False]
+    assert [[record for _, record in sender._next_batch()]] == [[b"aaaaaa"]]
+    task = asyncio.create_task(sender.run())
+
+    assert await sender.close(task, timeout_s=10) == 0
+    assert server.got == ["aaaaaa", "bb", "cc"]
+    assert sender.offer(0, b"0123456789")
+
+
 async def test_closing_tells_what_was_lost(tmp_path: Path) -> None:
     """Ours: a flush that cannot succeed ends in time and says so."""
     async with grpc.aio.insecure_channel(f"unix:{tmp_path}/nobody.sock") as channel:

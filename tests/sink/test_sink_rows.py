@@ -140,6 +140,17 @@ def test_decision_keeps_the_journal_line_byte_for_byte() -> None:
     assert (named(row)["record"], named(row)["seq"], named(row)["decision"]) == (line, 7, "deny")
 
 
+def test_interaction_of_an_older_bridge_is_still_read() -> None:
+    """Ours: fields that it did not know are empty; those of a newer one are bounded."""
+    old = named(record(headers.LOG_BRIDGE, '{"ts":"","request_id":"r","arguments":"{}"}'))
+    more = {"trace_id": "t" * 9999, "hops": 1 << 40, "resources": ["u"] * 999, "tokens_in": -1, "digests_in": ["d"]}
+    new = named(record(headers.LOG_BRIDGE, json.dumps({"ts": "", "request_id": "r", "response": "{}", **more})))
+
+    assert (old["response"], old["trace_id"], old["resources"], old["tokens_in"]) == ("", "", [], 0)
+    assert (new["response"], new["hops"], len(new["resources"]), new["tokens_in"]) == ("{}", 65535, 100, 0)
+    assert (len(new["trace_id"]) <= rows.MAX_WORD_CHARS + 1, new["digests_in"]) == (True, ["d"])
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"chain":1}', '{"chain":"c","seq":-1,"ts":""}', "[" * 100_000, "\ufffd"]
 )
