@@ -39,6 +39,11 @@ from secure_mcp_grpc.records import InteractionRecord
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
 MODERN = "2026-07-28"
+ENVELOPE = {
+    calls.PROTOCOL_VERSION_META_KEY: MODERN,
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
 POLICY = """\
 p, role:user, grpc:*, *, allow
 p, role:user, initialize, *, allow
@@ -114,7 +119,7 @@ def request(
     """A stateless request unless `session_id` is given."""
     params = dict(params or {})
     if "session_id" not in fields and method != "initialize":
-        params["_meta"] = {calls.PROTOCOL_VERSION_META_KEY: MODERN, **params.get("_meta", {})}
+        params["_meta"] = {**ENVELOPE, **params.get("_meta", {})}
         fields.setdefault("protocol_version", MODERN)
     content = pb.Request(
         method=method,
