@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import copy
 import json
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,6 @@ from typing import Any, Literal
 
 import grpc
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bridge"))
-
 from bridge_harness import Bridge, request, send, serving, stdio, tool
 from drifting_server import Drifting
 
