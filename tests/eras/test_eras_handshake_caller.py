@@ -133,7 +133,7 @@ async def test_changes_arrive_on_the_session(bridge: Bridge) -> None:
     """Issue 4: resources/subscribe and list_changed ↔ one subscriptions/listen stream."""
     async with bridge.channel() as channel:
         session, _ = await opened(channel)
-        async with listening(channel, session) as heard, asyncio.timeout(15):
+        async with listening(channel, session) as heard, asyncio.timeout(30):
             await tell(channel, session, "notifications/initialized", {})
             while heard.empty():  # the stream stands once the server acknowledged it
                 await tool_of(channel, session, "change")
@@ -158,7 +158,7 @@ async def test_subscription_is_renewed_after_a_crash(bridge: Bridge) -> None:
     """Ours: the session outlives the server's process; what may have changed meanwhile is said to have."""
     async with bridge.channel() as channel:
         session, _ = await opened(channel)
-        async with listening(channel, session) as heard, asyncio.timeout(15):
+        async with listening(channel, session) as heard, asyncio.timeout(30):
             await ask(channel, session, "resources/subscribe", {"uri": "note://today"})
             with pytest.raises(grpc.aio.AioRpcError):
                 await tool_of(channel, session, "crash")
@@ -172,7 +172,7 @@ async def test_waiting_and_asking_again_is_bounded(bridge: Bridge) -> None:
     async with bridge.channel() as channel:
         session, _ = await opened(channel)
         assert (await tool_of(channel, session, "later"))["result"]["content"][0]["text"] == "done"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             endless = await tool_of(channel, session, "endless")
     assert endless["error"]["code"] == -32603
 
@@ -207,7 +207,7 @@ async def test_cancel_reaches_server_and_client_while_it_is_asked(bridge: Bridge
     """Spec 2025-11-25, "Cancellation", both ways: the question is withdrawn, the call ends."""
     async with bridge.channel() as channel:
         session, _ = await opened(channel, capabilities={"sampling": {}})
-        async with listening(channel, session) as heard, asyncio.timeout(10):
+        async with listening(channel, session) as heard, asyncio.timeout(30):
             calling = asyncio.create_task(tool_of(channel, session, "ask", question="x"))
             asked = await heard.get()
             assert asked["method"] == "sampling/createMessage"
@@ -258,7 +258,7 @@ async def test_ended_session_leaves_nothing(bridge: Bridge) -> None:
         with pytest.raises(grpc.aio.AioRpcError):
             await calling
         assert not bridge.upstream._handshake_callers._callers
-        async with Answers().client(bridge, "auto") as client, asyncio.timeout(5):
+        async with Answers().client(bridge, "auto") as client, asyncio.timeout(30):
             while "w" not in (await state(client))["cancelled"]:
                 await asyncio.sleep(0.02)
     assert not [task for task in asyncio.all_tasks() if "_Stream" in repr(task) or "_kept" in repr(task)]

@@ -151,7 +151,7 @@ async def test_other_era_is_reached_over_http(era: str, mode: Any) -> None:
 
 async def test_listening_over_http() -> None:
     """Issue 4: list_changed of a modern HTTP server reaches a handshake session."""
-    async with web("modern") as bridge, asyncio.timeout(20):
+    async with web("modern") as bridge, asyncio.timeout(30):
         answers = Answers()
         async with answers.client(bridge, "legacy") as client:
             while not answers.messages:
@@ -162,7 +162,7 @@ async def test_listening_over_http() -> None:
 
 async def test_lost_http_session_is_opened_again() -> None:
     """Spec 2025-11-25, "Session Management": 404 means a new session; a stateless client notices nothing."""
-    async with web("handshake") as bridge, mcp.Client(bridge.transport()) as client, asyncio.timeout(20):
+    async with web("handshake") as bridge, mcp.Client(bridge.transport()) as client, asyncio.timeout(30):
         await client.call_tool("add", {"a": 1, "b": 2})
         for remote in bridge.upstream.inner._remotes.values():
             remote.session_id = "forgotten"

@@ -133,7 +133,7 @@ async def test_parking_gives_places_back() -> None:
         put(owner)
     with pytest.raises(HopError):
         put("e")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(parking):
             await asyncio.sleep(0.01)
     assert len(expired) == 8
