@@ -59,6 +59,9 @@ class Routes:
     streams: Mapping[str, Stream] = field(default_factory=dict)
     sessions: Mapping[str, Session] = field(default_factory=dict)
 
+_NUISANCES: Final = 50_000
+"""More than elsewhere: Envoy brings the cancels of all clients over one connection, and holds each to its rate."""
+
 
 def new_server(
     routes: Sequence[Routes], *, health: Health | None = None, max_request_bytes: int, max_answer_bytes: int
@@ -67,6 +70,8 @@ def new_server(
     limits = http2.Limits(
         max_message_bytes=max_request_bytes + _FRAMING_BYTES,
         max_buffered_bytes=max(_WAITING_BYTES, _WAITING_ANSWERS * max_answer_bytes),
+        nuisances=_NUISANCES,
+        nuisances_per_s=_NUISANCES / 10,
     )
     methods = http2.Methods(
         calls={path: _call(handler) for one in routes for path, handler in one.calls.items()},
