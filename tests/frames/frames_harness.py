@@ -23,6 +23,8 @@ from authz_service.revocations.desk import Desk
 from authz_service.server import PartHealth, new_server
 from authz_service.settings import AuthzSettings
 from mcp_bridge import wire
+from mcp_bridge.capture.build import build_capture
+from mcp_bridge.capture.settings import CaptureSettings
 from mcp_bridge.exchange import Exchange, Note, Session
 from mcp_bridge.execute import Executor
 from mcp_bridge.judging import Judge
@@ -304,7 +306,7 @@ async def pod(
         executor = Executor(
             upstream,
             Sessions(100, 1_000_000),
-            Recorder(offer, bridge_metrics, 2048),
+            Recorder(offer, bridge_metrics, build_capture(CaptureSettings())),
             (),
             request_timeout_s=30,
             max_answer_bytes=1_000_000,
