@@ -278,7 +278,7 @@ async def test_leaving_client_cancels_nothing_in_a_session_but_saying_so_does(
 
 
 async def test_server_stream_carries_what_belongs_to_no_request(tmp_path: Path, client: httpx2.AsyncClient) -> None:
-    """2025-11-25, "Listening for Messages from the Server"; one stream a session. A child's messages name no request."""
+    """2025-11-25, "Listening for Messages from the Server"; one stream a session."""
     child = stdio("full", str(Path(full_server.__file__)))
     async with serving(child) as bridge, sidecar(bridge, tmp_path) as side, connected(side.address) as local:
         session = await open_session(client, local.url)
@@ -286,13 +286,17 @@ async def test_server_stream_carries_what_belongs_to_no_request(tmp_path: Path, 
             assert stream.status_code == 200
             assert stream.headers["content-type"] == "text/event-stream"
             assert (await client.get(local.url, headers=session)).status_code == 409
-            change = legacy("tools/call", {"name": "change", "arguments": {}}, 5)
-            await client.post(local.url, json=change, headers=session)
-            async with asyncio.timeout(5):
+            ask = legacy("tools/call", {"name": "ask", "arguments": {"question": "what?"}}, 5)
+            asking = asyncio.create_task(client.post(local.url, json=ask, headers=session))
+            async with asyncio.timeout(10):
                 async for line in stream.aiter_lines():
                     if (message := event(line)) is not None:
                         break
-        assert message["method"] == "notifications/tools/list_changed"
+        assert message["method"] == "sampling/createMessage"
+        result = {"role": "assistant", "model": "m", "content": {"type": "text", "text": "42"}}
+        reply = {"jsonrpc": "2.0", "id": message["id"], "result": result}
+        assert (await client.post(local.url, json=reply, headers=session)).status_code == 202
+        assert answered(await asking)["result"]["content"][0]["text"] == "42"
 
 
 async def test_client_without_a_server_stream_is_asked_on_its_request(
