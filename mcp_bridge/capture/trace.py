@@ -8,16 +8,16 @@ authorization. Malformed values are replaced, as W3C Trace Context asks.
 Pure but for random ids and the context variable.
 """
 
-import os
+import random
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 __all__ = [
     "CORRELATION",
@@ -56,9 +56,8 @@ _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """One span of a trace, as it is known where it happens; ids are lower-case hex."""
+class Trace(msgspec.Struct, frozen=True, gc=False):
+    """One span of a trace, as it is known where it happens; ids are lower-case hex. Made while a request waits."""
 
     trace_id: str
     span_id: str
@@ -94,7 +93,7 @@ class Trace:
         """A span below this one, `hops` bridges further."""
         return Trace(
             self.trace_id,
-            os.urandom(8).hex(),
+            _new_id(64),
             self.span_id,
             self.flags,
             self.correlation_id,
@@ -103,14 +102,20 @@ class Trace:
         )
 
 
+def _new_id(bits: int) -> str:
+    """Not zero, which would be no id. Nothing rests on nobody guessing it."""
+    return f"{_random.getrandbits(bits) or 1:0{bits // 4}x}"
+
+
+_random = random.Random()  # noqa: S311 - see above
 _current: ContextVar[Trace | None] = ContextVar("mcp_trace", default=None)
 
 
 def new(correlation_id: str = "") -> Trace:
     """The first span of a trace of its own."""
-    ids = os.urandom(24).hex()
-    chosen = correlation_id if _CORRELATION.fullmatch(correlation_id) else ids[:32]
-    return Trace(ids[:32], ids[32:], correlation_id=chosen)
+    trace_id = _new_id(128)
+    chosen = correlation_id if _CORRELATION.fullmatch(correlation_id) else trace_id
+    return Trace(trace_id, _new_id(64), correlation_id=chosen)
 
 
 def read(traceparent: Any, tracestate: Any = "", correlation_id: Any = "") -> Trace | None:

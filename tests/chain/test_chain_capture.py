@@ -22,6 +22,7 @@ TEXT = (
     f"password={SECRETS[0]} jwt {SECRETS[1]} card {SECRETS[2]} mail {SECRETS[3]} aws {SECRETS[4]}\n"
     f"-----BEGIN PRIVATE KEY-----\n{SECRETS[5]}\n-----END PRIVATE KEY-----"
 )
+JOB = "FROM interactions AS i WHERE i.correlation_id = 'job-42' AND i.tool = 'echo'"
 ORDINARY = "The harvest of the north field was large in 2025."
 
 
@@ -36,7 +37,7 @@ def called(stack: Stack) -> Stack:
                     assert not (await client.call_tool("echo", {"text": text})).is_error
 
     asyncio.run(call())
-    until(lambda: stack.rows("SELECT count() FROM interactions WHERE correlation_id = 'job-42'")[0][0] == 2)
+    until(lambda: stack.rows(f"SELECT count() {JOB}")[0][0] == 2)
     until(lambda: stack.rows("SELECT count() FROM requests WHERE tool = 'echo'")[0][0] == 2)
     return stack
 
@@ -46,19 +47,19 @@ def test_no_secret_is_in_the_store(called: Stack) -> None:
     for table in ("interactions", "requests", "decisions", "dead_letters", "handshakes"):
         held = str(called.rows(f"SELECT * FROM {table}"))
         assert not [secret for secret in SECRETS if secret in held], table
-    [(arguments, response)] = called.rows(
-        "SELECT arguments, response FROM interactions WHERE correlation_id = 'job-42' AND arguments LIKE '%redacted%'"
-    )
+    [(arguments, response)] = called.rows(f"SELECT arguments, response {JOB} AND arguments LIKE '%redacted%'")
     assert json.loads(arguments)["text"].startswith("password=[redacted:")
     assert json.loads(response)["content"][0]["text"] == json.loads(arguments)["text"]
 
 
 def test_no_secret_is_in_a_log(called: Stack) -> None:
     """Issue 4: nor in what the parts write down about themselves."""
+    looked_at = 0
     for path in called.home.root.rglob("*"):
-        if path.is_file() and path.suffix in (".log", ".jsonl", ".json"):
-            text = path.read_bytes()
+        if path.is_file() and path != called.journal:  # the MCP server's own
+            text, looked_at = path.read_bytes(), looked_at + 1
             assert not [secret for secret in SECRETS if secret.encode() in text], path
+    assert looked_at > 10
 
 
 def test_envoy_and_the_bridge_tell_of_the_same_trace(called: Stack) -> None:
@@ -66,15 +67,15 @@ def test_envoy_and_the_bridge_tell_of_the_same_trace(called: Stack) -> None:
     sql = """
         SELECT r.trace_id = i.trace_id, i.trace_id != '', length(i.span_id), length(i.parent_span_id), i.hops
         FROM interactions AS i JOIN requests AS r ON r.request_id = i.request_id
-        WHERE i.correlation_id = 'job-42'
+        WHERE i.correlation_id = 'job-42' AND i.tool = 'echo'
     """
     assert called.rows(sql) == [(1, 1, 16, 16, 1)] * 2
-    assert len(called.rows("SELECT DISTINCT trace_id FROM interactions WHERE correlation_id = 'job-42'")) == 1
+    assert len(called.rows(f"SELECT DISTINCT trace_id {JOB}")) == 1
 
 
 def test_data_is_followed_from_argument_to_result(called: Stack) -> None:
     """Issue 4: digests; echo gives what it got."""
-    sql = "SELECT hasAny(digests_in, digests_out), tokens_source FROM interactions WHERE correlation_id = 'job-42'"
+    sql = f"SELECT hasAny(digests_in, digests_out), tokens_source {JOB}"
     assert called.rows(sql) == [(1, "estimated")] * 2
 
 
