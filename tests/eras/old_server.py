@@ -1,6 +1,7 @@
 """A handshake server of the standard library, as plain and as strange as old servers are.
 
 `old_server.py [option…]`: `version=V` answers initialize with V; `dies` ends on anything before initialize;
+`roots` asks for the client's roots once it is initialized and says in `raw` what they were;
 `modern` is a server of 2026-07-28 instead, with results that older versions forbid.
 """
 
@@ -10,6 +11,7 @@ import sys
 
 options = dict(part.partition("=")[::2] for part in sys.argv[1:])
 opened = False
+roots: object = None
 
 
 def say(text: str) -> None:
@@ -25,8 +27,8 @@ def error(id_: object, code: int, message: str) -> None:
     say(json.dumps({"jsonrpc": "2.0", "id": id_, "error": {"code": code, "message": message}}))
 
 
-def handshake(message: dict, line: str) -> None:
-    global opened
+def handshake(message: dict, line: str) -> None:  # noqa: C901 - a table of ways
+    global opened, roots
     id_, method, params = message.get("id"), message.get("method"), message.get("params", {})
     if method == "initialize":
         opened = True
@@ -42,6 +44,12 @@ def handshake(message: dict, line: str) -> None:
                 }
             ),
         )
+    elif method == "notifications/initialized" and "roots" in options:
+        say('{"jsonrpc":"2.0","id":"r-1","method":"roots/list"}')
+    elif method is None:
+        roots = message.get("result", message.get("error"))
+    elif method == "tools/call" and params["name"] == "roots":
+        result(id_, json.dumps({"content": [{"type": "text", "text": json.dumps(roots)}]}))
     elif not opened:
         if "dies" in options:
             os._exit(4)

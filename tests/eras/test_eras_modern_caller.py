@@ -393,6 +393,45 @@ async def test_payloads_pass_as_they_were_written() -> None:
         assert part in answer
 
 
+async def test_question_outside_of_calls_travels_with_the_next_one() -> None:
+    """Ours: servers ask for roots as soon as they are initialized; the first call that may ask carries it."""
+    roots = {"io.modelcontextprotocol/clientCapabilities": {"roots": {}}}
+    async with serving(Bridged(stdio("old", "-S", OLD, "roots"))) as bridge, bridge.channel() as channel:
+        await send(channel, "Call", request("tools/list", {"_meta": roots}))
+        async with asyncio.timeout(30):
+            link = next(iter(bridge.upstream._links._slots.values())).link
+            while not link._unasked:
+                await asyncio.sleep(0.01)
+        first = (await send(channel, "Call", asking("roots", meta=roots)))["result"]
+        ((key, asked),) = first["inputRequests"].items()
+        answer = {"requestState": first["requestState"], "inputResponses": {key: {"roots": [{"uri": "file:///a"}]}}}
+        done = (await send(channel, "Call", asking("roots", meta=roots, **answer)))["result"]
+        async with asyncio.timeout(30):
+            refused = None
+            while refused is None:
+                undeclared = (await send(channel, "Call", asking("roots", meta={})))["result"]
+                refused = json.loads(undeclared["content"][0]["text"])
+    assert asked == {"method": "roots/list"}
+    assert json.loads(done["content"][0]["text"]) == {"roots": [{"uri": "file:///a"}]}
+    assert refused["code"] == -32601
+
+
+async def test_server_of_another_era_that_takes_its_place_is_noticed() -> None:
+    """Spec 2026-07-28, "Backward Compatibility": probe again when the cached era no longer holds; both ways."""
+    upstream = stdio("old", "-S", OLD)
+    async with serving(Bridged(upstream)) as bridge, bridge.channel() as channel:
+        for options in ([], ["modern"], []):
+            upstream._command[3:] = options
+            for key in list(upstream._places):
+                await upstream._end(key)
+            async with asyncio.timeout(30):
+                answer: Any = {}
+                while "result" not in answer or bridge.upstream._is_modern is not bool(options):
+                    answer = await send(channel, "Call", request("server/discover"))
+            listed = (await send(channel, "Call", request("tools/list")))["result"]
+            assert len(listed["tools"]) == (2 if options else 0)
+
+
 @pytest.mark.parametrize("option", ["version=2024-11-05", "version=2025-06-18", "dies"])
 async def test_older_and_ruder_servers_are_reached(option: str) -> None:
     """Issue 4: handshake versions down to 2024-11-05, and servers that end on what they do not know."""
