@@ -34,7 +34,9 @@ class UpstreamSettings(BaseModel):
     cwd: str | None = None
     """Its working directory."""
     limits: ChildLimits = ChildLimits()
-    """What one child process may use: `memory_mib`, `cpu_s`, `files` (1024 unless given), `processes`."""
+    """What one child process may use: `memory_mib` (private memory in MiB; 256 is enough for most Python servers, 512
+    for most Node servers), `cpu_s` (CPU seconds over its life), `files` (open files), `processes` (of this operating
+    system user in all; does not bind root). Each process that a child starts has them for itself again."""
     url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
     """Endpoint of a streamable HTTP server, such as `http://127.0.0.1:8000/mcp`. Redirects are not followed."""
     ca: str | None = None

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 _CHUNK_BYTES = 256 * 1024
 _STDERR_LINE_BYTES = 2048
 _STDERR_LINES_PER_S = 20
+_IDLE_TALK = 10_000
+_IDLE_TALK_S = 10.0
+"""Messages in so many seconds that a child may send while no request is in flight."""
 _END_OF_INPUT_S = 0.4
 _TERMINATE_S = 0.4
 
@@ -39,6 +42,8 @@ class Child:
         self._max_message_bytes = max_message_bytes
         self.started = time.monotonic()
         self.closing = False
+        self._idle_since = self.started
+        self._idle_messages = 0
         self.peer = Multiplex(name, self._write, session)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -115,6 +120,18 @@ class Child:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _count_idle_talk(self) -> None:
+        """A child that floods while nobody asked it anything only costs: it is ended."""
+        if self.peer.in_flight:
+            self._idle_messages = 0
+            return
+        if (now := time.monotonic()) - self._idle_since > _IDLE_TALK_S:
+            self._idle_since, self._idle_messages = now, 0
+        self._idle_messages += 1
+        if self._idle_messages > _IDLE_TALK and not self.peer.has_failed:
+            logs.event(logger, logging.WARNING, "upstream_flooded", server=self._name, messages=self._idle_messages)
+            self.kill(unavailable(f"the MCP server {self._name} ended before it answered"))
+
     def _write(self, message: bytes) -> None:
         if self._process.stdin is not None and not self._process.stdin.is_closing():
             self._process.stdin.write(one_line(message))
@@ -139,6 +156,7 @@ class Child:
                     self.peer.broken(line.head, line.tail, too_large(answer, self._max_message_bytes))
                 elif line.strip():
                     await self.peer.received(line)
+                    self._count_idle_talk()
         # Without its output the child is of no use, even if it still runs.
         if not await self._ended(_TERMINATE_S):
             self._signal(signal.SIGKILL)

@@ -192,6 +192,13 @@ async def misbehave(asked: Asked) -> None:  # noqa: C901 - a table of misdeeds
             for _ in range(1500):
                 await asked.event('{"jsonrpc":"2.0","method":"notifications/message","params":{"data":"x"}}')
             await asked.event(json.dumps({"jsonrpc": "2.0", "id": id_, "result": _text("after the notes")}))
+        case "endless_notes":
+            await asked.stream()
+            token, padding, number = message["params"]["_meta"]["progressToken"], "x" * 10_000, 0
+            while not asked.writer.is_closing():
+                said = {"progressToken": token, "progress": number, "message": padding}
+                await asked.event(json.dumps({"jsonrpc": "2.0", "method": "notifications/progress", "params": said}))
+                number += 1
         case "guessed_tokens":
             await asked.stream()
             for token in (*range(1, 40), "one", None, [], {}):

@@ -95,6 +95,12 @@ def serve(message: dict) -> None:  # noqa: C901 - a table of misdeeds
             for _ in range(1500):
                 progress(id_)
             answer(id_, "after the notes")
+        case "endless_notes":
+            token, padding, number = params["_meta"]["progressToken"], "x" * 10_000, 0
+            while True:
+                said = {"progressToken": token, "progress": number, "message": padding}
+                say({"jsonrpc": "2.0", "method": "notifications/progress", "params": said})
+                number += 1
         case "guessed_tokens":
             for token in (*range(1, 40), "one", None, [], {}):
                 progress(token)
