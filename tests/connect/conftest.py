@@ -1,6 +1,7 @@
-"""The bridge's own harness and servers are used here, too."""
+"""The bridge's own harness and servers, and the chain's stack, are used here, too."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bridge"))
+for area in ("bridge", "chain"):
+    sys.path.append(str(Path(__file__).parents[1] / area))
