@@ -100,7 +100,8 @@ class Executor:
             exchange = self._admit(visit, read)
             exchange.outbox = outbox
             opened = exchange.session if exchange.opens_session else None
-            with trace.within(self._recorder.join(visit, exchange)):
+            span = self._recorder.join(visit, exchange)
+            with trace.within(None if opened else span):  # a session outlives the request that opened it
                 answer = await self._ask(exchange, visit)
         except HopError as error:
             answer = error

@@ -235,11 +235,11 @@ def _from_opentelemetry() -> Trace | None:
 
 
 @contextmanager
-def within(trace: Trace) -> Iterator[Trace]:
-    """Calls made inside belong below `trace`."""
+def within(trace: Trace | None) -> Iterator[None]:
+    """Calls made inside belong below `trace`; to no trace for None."""
     token = _current.set(trace)
     try:
-        yield trace
+        yield
     finally:
         _current.reset(token)
 
@@ -251,5 +251,6 @@ def continuing(meta: Mapping[str, Any] | None = None, *, correlation_id: str = "
     For tools that call other tools, where neither OpenTelemetry nor the bridge's own process carries the context.
     """
     found = read((meta or {}).get(TRACEPARENT), (meta or {}).get(TRACESTATE), (meta or {}).get(CORRELATION_META))
-    with within(found or new(correlation_id)) as trace:
+    trace = found or new(correlation_id)
+    with within(trace):
         yield trace

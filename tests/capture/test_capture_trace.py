@@ -1,6 +1,7 @@
 """Chains of calls: what is read of trace context, and one that goes through two sidecars."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -10,9 +11,12 @@ from capture_servers import SECRET_TEXT, answering, relaying
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp import Client
+from opentelemetry import propagate
+from opentelemetry.propagators.composite import CompositePropagator
 
-from mcp_bridge.capture import trace
+from mcp_bridge.capture import lineage, trace
 from mcp_bridge.capture.build import build_capture
+from mcp_bridge.capture.keyed import Keyed
 from mcp_bridge.capture.settings import CaptureSettings
 from mcp_bridge.upstreams.http import HttpUpstream
 from mcp_bridge.upstreams.inprocess import InProcessUpstream
@@ -61,6 +65,53 @@ def test_any_text_makes_headers_that_can_be_sent(parent: str, state: str, chosen
             assert len(value) < 700
 
 
+@pytest.fixture
+def without_opentelemetry() -> Iterator[None]:
+    """The SDK's own spans carry the trace to what a handler calls; here they do not."""
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(CompositePropagator([]))
+    yield
+    propagate.set_global_textmap(before)
+
+
+@pytest.mark.usefixtures("without_opentelemetry")
+async def test_tool_in_process_continues_the_trace_without_opentelemetry() -> None:
+    """Issue 4: a model calling from inside a tool continues the trace, with nothing done for it."""
+    async with (
+        serving(InProcessUpstream("b", answering())) as b,
+        serving(InProcessUpstream("a", relaying(b))) as a,
+        Client(a.transport("model-a")) as client,
+    ):
+        with trace.continuing(correlation_id="job-43"):
+            assert not (await client.call_tool("relay", {"text": "x"})).is_error
+        await asyncio.sleep(0)
+        relay = next(record for record in a.records if record.tool == "relay")
+        keep = next(record for record in b.records if record.tool == "keep")
+
+    assert (keep.trace_id, keep.parent_span_id) == (relay.trace_id, relay.span_id)
+    assert (keep.correlation_id, keep.hops) == ("job-43", 2)
+
+
+def test_digests_follow_whole_values() -> None:
+    """Issue 4: texts, leaves of JSON inside of text, and files; short texts tell nothing."""
+    keyed = Keyed(b"k" * 16)
+    long, inner = "a text of some length", "another text of length"
+    one = lineage.digests(
+        {"content": [{"type": "text", "text": f" {long} "}, {"type": "text", "text": "short"}]}, keyed
+    )
+    two = lineage.digests({"q": long, "mimeType": "application/octet-stream", "n": 5, "x": ["short"]}, keyed)
+    three = lineage.digests(
+        [f'{{"deep":["{inner}"],"n":1}}', {"uri": "f", "blob": "YW5vdGhlciB0ZXh0IG9mIGxlbmd0aA=="}], keyed
+    )
+
+    assert one == two
+    assert len(one) == 1
+    assert lineage.digests(inner, keyed)[0] in three
+    assert len(three) == 2
+    assert len(lineage.digests([f"text number {n:010}" for n in range(500)], keyed)) == 32
+    assert lineage.digests({"q": long}, Keyed(b"o" * 16)) != two
+
+
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_chain_through_two_sidecars_is_one_trace(mode: str, tmp_path: Any) -> None:
     """Issue 4: one trace through any number of hops, and what data went where: a result of A is an argument of B."""
@@ -86,8 +137,7 @@ async def test_chain_through_two_sidecars_is_one_trace(mode: str, tmp_path: Any)
     assert relay.parent_span_id == looked_up.parent_span_id
     assert len({looked_up.span_id, relay.span_id, keep.span_id}) == 3
     assert (relay.correlation_id, relay.hops) == ("job-42", 1)
-    if mode == "auto":
-        assert (keep.correlation_id, keep.hops) == ("job-42", 2)
+    assert (keep.correlation_id, keep.hops) == ("job-42", 2)
     assert set(looked_up.digests_out) & set(relay.digests_in) & set(keep.digests_in)
     assert SECRET_TEXT not in str((looked_up.digests_out, relay.digests_in))
 
