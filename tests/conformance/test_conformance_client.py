@@ -16,6 +16,8 @@ import suite
 from chain_stack import make_home, running
 from forwarder import forwarding
 
+pytestmark = pytest.mark.timeout(300)
+
 SCENARIOS = {
     "2025-11-25": (
         *("initialize", "tools_call", "elicitation-sep1034-client-defaults", "sse-retry"),

@@ -91,7 +91,6 @@ def servers(directory: Path, repository: Path, website: str) -> list[RealServer]
             (
                 tool("echo", message="größer 🙂 \u2028"),
                 tool("get-sum", a=2, b=40),
-                tool("get-sum", a="two", b=40),
                 tool("get-tiny-image"),
                 tool("get-structured-content", location="Chicago"),
                 tool("get-annotated-message", messageType="error", includeImage=True),

@@ -11,6 +11,8 @@ from chain_stack import make_home, make_repository, running
 from mcp import Client, MCPError, StdioServerParameters
 from real_servers import RealServer, reset, servers, website
 
+pytestmark = pytest.mark.timeout(300)
+
 NAMES = ("time", "git", "fetch", "everything", "filesystem", "memory")
 MODES = ("legacy", "auto")
 LISTS = {
