@@ -28,6 +28,8 @@ _UNASKED_BUSY_S: Final = 5.0
 """The same while a call that cannot carry them may be waiting for their answers."""
 _MAX_REPLIES: Final = 64
 _TELL_S: Final = 5.0
+_SURE_S: Final = 1.0
+"""A session that served a call this lately is there."""
 
 
 class Link:
@@ -128,6 +130,14 @@ class Link:
     async def request(self, method: str, params: bytes) -> wire.Envelope:
         """A request of the bridge's own; its response."""
         return wire.read_envelope(await self._inner.request(self._exchange(method, params, number=next(self._numbers))))
+
+    async def check(self) -> None:
+        """Find out whether the server still knows the session: raises `HopError` where it does not."""
+        if time.monotonic() - self.last_used > _SURE_S:
+            with contextlib.suppress(TimeoutError, wire.NotJson):
+                async with asyncio.timeout(_TELL_S):
+                    await self.request("ping", b"")  # any answer will do
+            self.last_used = time.monotonic()
 
     async def reply(self, ask: Ask, body: bytes) -> None:
         """The client's result, to the server. One that is gone is told by its call."""

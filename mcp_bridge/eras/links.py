@@ -1,11 +1,9 @@
 """The sessions that the bridge keeps with one handshake server: one for each owner and each kind of client it has."""
 
 import asyncio
-import contextlib
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import Final
 
 import grpc
 
@@ -16,8 +14,6 @@ from mcp_bridge.errors import HopError, overloaded, timed_out, unavailable
 from mcp_bridge.exchange import Upstream
 
 __all__ = ["Links"]
-
-_PING_S: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -116,6 +112,8 @@ class Links:
 
 
 async def _ping(link: Link) -> None:
-    with contextlib.suppress(HopError, TimeoutError, ValueError):
-        async with asyncio.timeout(_PING_S):
-            await link.request("ping", b"")
+    try:
+        await link.check()
+    except HopError:
+        link.end_listeners()
+        link.alive = False

@@ -88,6 +88,7 @@ class ModernCallers:
     async def _over(self, link: Link, exchange: Exchange, declared: Declared, members: dict[str, Raw]) -> bytes:
         method = exchange.call.method
         if method == "server/discover":
+            await link.check()  # the answer is the handshake's: it must still hold
             body = words.discover_result(link.initialized, link.version, link.server_info)
             return wire.result(exchange.id_json, body)
         if method == "subscriptions/listen":
