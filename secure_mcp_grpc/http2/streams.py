@@ -227,9 +227,14 @@ class Streams:
     # Answers. A stream that was cancelled meanwhile, or has its end, is no error: its answer goes nowhere.
 
     def answer(self, stream_id: int, message: bytes, fields: bytes) -> None:
-        stream = self._answerable(stream_id)
-        if stream is not None and self._sender.answer(stream.outlet, message, fields):
-            self._through((stream.outlet,))
+        stream = self._live.get(stream_id)
+        if stream is None or stream.outlet.ending is not None:
+            return
+        if self._sender.answer(stream.outlet, message, fields):
+            if stream.complete and stream.inflow is None:  # as a rule: it holds nothing any more
+                del self._live[stream_id]
+            else:
+                self._through((stream.outlet,))
 
     def begin(self, stream_id: int, fields: bytes) -> None:
         if stream := self._answerable(stream_id):
