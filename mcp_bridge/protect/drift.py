@@ -101,11 +101,18 @@ class _Comparison:
 
     def _output_schema(self, key: str, before: Any, after: Any) -> None:
         if after is None:
-            self._report(Severity.SUSPICIOUS, "output_schema_removed", key, "results are no longer described")
+            self._output_schema_removed(key, before)
         elif before is None:
             self._report(Severity.COMPATIBLE, "output_schema_added", key, "results are described now")
         else:
             compare_schema(self._report, key, _schema(before), _schema(after), output=True)
+
+    def _output_schema_removed(self, key: str, before: Any) -> None:
+        """Versions before 2026-07-28 have output schemas of objects only: the bridge itself takes others away there."""
+        if isinstance(before, dict) and before.get("type") == "object":
+            self._report(Severity.SUSPICIOUS, "output_schema_removed", key, "results are no longer described")
+        else:
+            self._report(Severity.COMPATIBLE, "output_schema_removed", key, "is not told to callers of this version")
 
     def _icons(self, before: Any, after: Any) -> None:
         if new := _origins(after) - _origins(before):

@@ -33,6 +33,9 @@ INVALID_RESULT: Final = "invalid_result"
 UNUSABLE: Final = "schema_unusable"
 
 _MAX_LOGGED: Final = 10_000
+_NOT_FINAL: Final = frozenset({"input_required", "task"})
+_WITHOUT_STRUCTURE: Final = frozenset({"2024-11-05", "2025-03-26"})
+"""Versions that do not know structured results: there may be none, but what there is must fit."""
 
 
 class _Result(msgspec.Struct, frozen=True, gc=False):
@@ -93,7 +96,9 @@ class Validation:
 
     def _after(self, exchange: Exchange, offer: Offer, answer: bytes) -> bytes | None:
         validator = offer.output
-        problem = _problem(validator, answer) if isinstance(validator, Validator) else None
+        problem = (
+            _problem(validator, answer, exchange.call.protocol_version) if isinstance(validator, Validator) else None
+        )
         if problem is None:
             return None
         path, rule, text = problem
@@ -147,7 +152,7 @@ class Validation:
         logs.event(logger, logging.WARNING, finding, server=exchange.server, tool=safe(offer.name), **fields)
 
 
-def _problem(validator: Validator, answer: bytes) -> tuple[str, str, str] | None:
+def _problem(validator: Validator, answer: bytes, version: str) -> tuple[str, str, str] | None:
     """Path, rule and sentence of what is wrong with a tool's answer. Errors, and what is not final, have no form."""
     try:
         envelope = wire.read_envelope(answer)
@@ -155,11 +160,13 @@ def _problem(validator: Validator, answer: bytes) -> tuple[str, str, str] | None
         if not body:
             return None
         result = _result.decode(body)
-        if result.is_error or result.type != "complete":
-            return None
         structured = bytes(result.structured)
+        if result.is_error or (not structured and (result.type in _NOT_FINAL or version in _WITHOUT_STRUCTURE)):
+            return None
         if not structured:
             return "$", "required", "there is no structuredContent"
+        if body.count(b'"structuredContent"') > 1:
+            STRICT_JSON.decode(body.decode())  # a second one, which other readers might take, is refused
         value = STRICT_JSON.decode(structured.decode())
     except (wire.NotJson, Malformed, msgspec.MsgspecError, ValueError, RecursionError):
         return "$", "json", "it cannot be read"

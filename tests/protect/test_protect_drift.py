@@ -146,6 +146,12 @@ def test_prompts_are_compared_by_their_arguments(severity: str, arguments: Any) 
     assert found.word == severity
 
 
+def test_an_output_schema_that_older_versions_cannot_have_may_be_missing() -> None:
+    """Ours: a handshake caller of a 2026-07-28 server sees no output schema but of an object; see `eras.words`."""
+    old = {"name": "t", "outputSchema": {"type": "array"}}
+    assert worst(classify("tools", old, {"name": "t"})) is Severity.COMPATIBLE
+
+
 def test_the_first_look_warns_of_what_steers_models() -> None:
     """Ours: a lock made of a poisoned server says so."""
     assert warnings_of(BASE) == []

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import grpc
+import msgspec
 import pytest
 from bridge_harness import Bridge, request, send, serving, stdio, tool
 from drifting_server import Drifting
 
-from mcp_bridge.exchange import Upstream
+from mcp_bridge import wire
+from mcp_bridge.exchange import Caller, Exchange, Upstream
+from mcp_bridge.guards import Ask, chained
 from mcp_bridge.protect.catalog import Catalog
 from mcp_bridge.protect.lockfile import Lock
 from mcp_bridge.protect.pins import UNAPPROVED, Pins
 from mcp_bridge.protect.validation import Validation
 from mcp_bridge.upstreams.inprocess import InProcessUpstream
+from secure_mcp_grpc.calls import McpCall
 
 ADD: dict[str, Any] = {
     "name": "add",
@@ -332,6 +336,49 @@ async def test_a_structured_result_that_breaks_its_schema_is_never_passed(
         assert answer["error"]["code"] == -32603
         assert "hunter2" not in json.dumps(answer)
         assert await stage.finding() == "invalid_result"
+
+
+class Answering:
+    """A guard in place of the server's answer: what no SDK would send."""
+
+    def __init__(self, result: bytes) -> None:
+        self.result = result
+
+    async def request(self, exchange: Exchange, caller: Caller, ask: Ask) -> bytes:
+        called = exchange.call.method == "tools/call"
+        return wire.result(exchange.id_json, self.result) if called else await ask(exchange)
+
+
+@pytest.mark.parametrize(
+    ("result", "version", "good"),
+    [
+        (b'{"resultType":"input_required","inputRequests":{}}', "2026-07-28", True),
+        (b'{"resultType":"input_required","structuredContent":{}}', "2026-07-28", False),
+        (b'{"resultType":"else","structuredContent":{}}', "2026-07-28", False),
+        (b'{"resultType":"else"}', "2026-07-28", False),
+        (b'{"structuredContent":{},"structuredContent":{"sum":1}}', "2026-07-28", False),
+        (b'{"structuredContent":{"sum":1,"sum":2}}', "2026-07-28", False),
+        (b'{"structuredContent":"text"}', "2026-07-28", False),
+        (b'{"structuredContent":' + b"[" * 5000 + b"]" * 5000 + b"}", "2026-07-28", False),
+        (b'{"isError":"yes","structuredContent":{}}', "2026-07-28", False),
+        (b'{"content":[]}', "2025-03-26", True),
+        (b'{"content":[],"structuredContent":{}}', "2025-03-26", False),
+        (b'{"content":[]}', "2025-11-25", False),
+    ],
+)
+async def test_no_trick_gets_a_result_past_its_schema(result: bytes, version: str, good: bool) -> None:
+    """Issue 4: never silently passed: not by another result type, a second member or an older version."""
+    catalog = Catalog(lifetime_s=60, max_list_bytes=1024 * 1024, clock=lambda: 0.0)
+    validation = Validation(catalog, arguments=True, results=True, unusable="refuse", count=lambda _: None)
+
+    async def upstream(exchange: Exchange) -> bytes:
+        return wire.result(exchange.id_json, msgspec.json.encode({"tools": [SUM]}))
+
+    caller = Caller("a", "", (), "", "", 0, ())
+    ask = chained([validation, catalog, Answering(result)], caller, upstream)
+    call = McpCall("tools/call", "sum", {}, version)
+    answer = await ask(Exchange(call, b"1", b'{"name":"sum"}', wire.read_meta(b""), owner="o"))
+    assert (b'"error"' not in answer) is good, answer[:200]
 
 
 UNUSABLE = {"name": "odd", "inputSchema": {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1:9/x"}}}}
