@@ -10,7 +10,8 @@ __all__ = ["build_upstream"]
 def build_upstream(settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream:
     """The upstream named in the settings; a `Router` over all of them where there are several."""
     upstreams = [
-        _of_any_era(_build(name, spec, settings, metrics), spec, settings) for name, spec in settings.upstreams.items()
+        _of_any_era(_build(name, spec, settings, metrics), spec, settings, metrics)
+        for name, spec in settings.upstreams.items()
     ]
     prefixes = {name: prefix for name in settings.upstreams if (prefix := settings.prefix_of(name))}
     if len(upstreams) == 1 and not prefixes:
@@ -26,7 +27,9 @@ def build_upstream(settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream
     )
 
 
-def _of_any_era(upstream: Upstream, spec: UpstreamSettings, settings: BridgeSettings) -> Upstream:
+def _of_any_era(
+    upstream: Upstream, spec: UpstreamSettings, settings: BridgeSettings, metrics: BridgeMetrics
+) -> Upstream:
     """A server in this process speaks both eras by itself."""
     if spec.target is not None and spec.era == "auto":
         return upstream
@@ -38,7 +41,9 @@ def _of_any_era(upstream: Upstream, spec: UpstreamSettings, settings: BridgeSett
         max_sessions=settings.max_sessions,
         open_s=settings.child_start_timeout_s,
     )
-    return Bridged(upstream, era=spec.era, limits=limits)
+    bridged = Bridged(upstream, era=spec.era, limits=limits)
+    metrics.parked_calls.labels(upstream.name).set_function(lambda: bridged.parked)
+    return bridged
 
 
 def _build(name: str, spec: UpstreamSettings, settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream:

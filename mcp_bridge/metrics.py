@@ -62,6 +62,12 @@ class BridgeMetrics:
         self.restarts = Counter(
             "mcp_bridge_child_restarts_total", "Child processes started after one ended.", ["server"], registry=registry
         )
+        self.parked_calls = Gauge(
+            "mcp_bridge_parked_calls",
+            "Calls that wait for their client's input, where client and server speak different protocol eras.",
+            ["server"],
+            registry=registry,
+        )
         self._sessions = Gauge("mcp_bridge_sessions", "Open sessions of the handshake era.", registry=registry)
         self._in_flight = Gauge(
             "mcp_bridge_requests_in_flight", "Requests that wait for an upstream.", registry=registry

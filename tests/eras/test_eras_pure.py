@@ -8,12 +8,18 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from mcp_bridge import wire
+from mcp_bridge.assemble import build_upstream
 from mcp_bridge.eras import words
+from mcp_bridge.eras.bridged import Bridged
 from mcp_bridge.eras.capabilities import lacking, refusal
 from mcp_bridge.eras.parked import Parked, Parking, fingerprint
 from mcp_bridge.errors import HopError
+from mcp_bridge.metrics import BridgeMetrics
+from mcp_bridge.settings import BridgeSettings
+from mcp_bridge.upstreams.inprocess import InProcessUpstream
 
 URL = b'{"mode":"url","url":"https://x"}'
 
@@ -145,3 +151,22 @@ async def test_parking_gives_places_back() -> None:
 def test_modern_result_leaves_a_meta_that_is_none_alone() -> None:
     """Ours: a server's own fault stays its own."""
     assert msgspec.json.decode(words.modern_result("tools/call", b'{"_meta":null}', b"{}"))["_meta"] is None
+
+
+def test_settings_wrap_every_server_but_those_in_this_process() -> None:
+    """Ours: `auto` finds out over stdio and HTTP; SDK servers in this process speak both eras themselves."""
+    settings = BridgeSettings.load(
+        {
+            "MCP_BRIDGE_UPSTREAMS": '{"a": {"command": ["x"], "era": "handshake"}}',
+            "MCP_BRIDGE_INPUT_WAIT_S": "7",
+            "MCP_BRIDGE_MAX_PARKED_CALLS": "9",
+        }
+    )
+    registry = CollectorRegistry()
+    bridged = build_upstream(settings, BridgeMetrics(registry))
+    assert isinstance(bridged, Bridged)
+    assert (bridged._is_modern, bridged._shakes_hands) == (False, True)
+    assert (bridged._limits.input_wait_s, bridged._limits.max_parked_calls) == (7, 9)
+    assert registry.get_sample_value("mcp_bridge_parked_calls", {"server": "a"}) == 0
+    inside = BridgeSettings.load({"MCP_BRIDGE_UPSTREAMS": '{"a": {"target": "full_server:server"}}'})
+    assert isinstance(build_upstream(inside, BridgeMetrics(CollectorRegistry())), InProcessUpstream)
