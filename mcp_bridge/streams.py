@@ -60,8 +60,9 @@ async def watching_streams(
     limits = LimitSettings.load()
     default = f"unix:{lifecycle.socket_path(Path(settings.run_dir), 'authz').absolute()}"
     loop = asyncio.get_running_loop()
-    async with authz_channel(authz_address or default) as channel:
-        judge = Judge(channel, timeout_s=settings.frame_timeout_s)
+    address = authz_address or default
+    async with authz_channel(address) as channel:
+        judge = Judge(channel, timeout_s=settings.frame_timeout_s, address=address)
         metrics = StreamMetrics(registry)
         standing = Standing(
             judge,
@@ -79,3 +80,4 @@ async def watching_streams(
         finally:
             sweeping.cancel()
             await asyncio.wait([sweeping])
+            judge.close()

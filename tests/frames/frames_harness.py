@@ -301,7 +301,7 @@ async def pod(
         server = new_server("http2", service.routes, PartHealth(), socket)
         await server.start()
         channel = await closing.enter_async_context(authz_channel(f"unix:{socket}"))
-        judge = Judge(channel, timeout_s=2)
+        judge = Judge(channel, timeout_s=2, address=f"unix:{socket}")
         bridge_metrics = BridgeMetrics(CollectorRegistry())
         executor = Executor(
             upstream,
@@ -332,5 +332,6 @@ async def pod(
             for job in (sweeping, *jobs):
                 job.cancel()
             await asyncio.wait([sweeping, *jobs])
+            judge.close()
             await server.stop(0)
             await journal.close()
