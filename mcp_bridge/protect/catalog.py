@@ -20,6 +20,7 @@ from mcp_bridge.exchange import Caller, Exchange, Session
 from mcp_bridge.guards import Ask
 from mcp_bridge.listing import Page, read_page
 from mcp_bridge.protect.definitions import LIST_METHODS, Kind, Unreadable, read_definition
+from mcp_bridge.upstreams.merge import MISSING
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.calls import McpCall
 
@@ -61,6 +62,8 @@ class _View:
     whole_at: float = -1e9
     size_bytes: int = 0
     counted_bytes: int = 0
+    partial: bool = False
+    """One of several servers did not answer, and was left out."""
 
 
 class Catalog:
@@ -99,6 +102,11 @@ class Catalog:
             if offers and self._clock() - view.learnt_at[name] <= self._lifetime_s:
                 return offers
         return (await self._fresh(key, exchange, name, ask)).offers.get(name, ())
+
+    def is_partial(self, exchange: Exchange, kind: Kind) -> bool:
+        """Whether what is not offered now may be offered by a server that was left out of the list."""
+        view = self._views.get((_viewer(exchange), kind))
+        return view is not None and view.partial
 
     async def all(self, exchange: Exchange, kind: Kind, ask: Ask) -> list[Offer]:
         """All that the server offers of a kind now."""
@@ -155,7 +163,7 @@ class Catalog:
         kind = key[1]
         params = _own_params(exchange.params_json)
         found: dict[str, list[Offer]] = {}
-        cursor, size, items = b"", 0, 0
+        cursor, size, items, partial = b"", 0, 0, False
         began = self._clock()
         for _ in range(_MAX_PAGES):
             answer = await self._ask(_list_exchange(exchange, kind, params, cursor), ask)
@@ -167,6 +175,7 @@ class Catalog:
             if size > self._max_list_bytes or items > _MAX_ITEMS:
                 raise too_large(f"the MCP server's list of {kind}", self._max_list_bytes)
             self._collect(kind, page, found)
+            partial = partial or _leaves_out(page)
             cursor = bytes(page.members.get("nextCursor", b"null"))
             if cursor in (b"null", b'""'):
                 break
@@ -177,6 +186,7 @@ class Catalog:
         view.learnt_at = dict.fromkeys(found, began)
         view.whole_at = began
         view.size_bytes = size
+        view.partial = partial
         self._keep(key, view)
         return view
 
@@ -270,6 +280,10 @@ def _page_of(kind: Kind, answer: bytes) -> Page | None:
         return read_page(_LIST_OF[kind], bytes(envelope.result))
     except wire.NotJson:
         raise unavailable(f"the MCP server's list of {kind} is not of MCP's form") from None
+
+
+def _leaves_out(page: Page) -> bool:
+    return MISSING.encode() in bytes(page.members.get("_meta", b""))
 
 
 def _has_cursor(params: bytes) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from mcp_bridge import wire
-from mcp_bridge.errors import HopError
+from mcp_bridge.errors import HopError, unavailable
 from mcp_bridge.exchange import Caller, Exchange
 from mcp_bridge.guards import Ask
 from mcp_bridge.listing import read_page
@@ -89,6 +89,8 @@ class Pins:
     async def _check(self, exchange: Exchange, kind: Kind, name: str, ask: Ask) -> None:
         lock = self._lock()
         offers = await self._catalog.current(exchange, kind, name, ask)
+        if not offers and lock.get(kind, name) is not None and self._catalog.is_partial(exchange, kind):
+            raise unavailable(f"the MCP server of {LABELS[kind]} {safe(name)} may be one that does not answer now")
         verdict = self._judge_name(lock, kind, name, offers)
         if verdict.finding:
             self._refuse(exchange, kind, name, verdict)

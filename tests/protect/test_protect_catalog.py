@@ -15,6 +15,7 @@ from mcp_bridge.guards import chained
 from mcp_bridge.protect.catalog import Catalog
 from mcp_bridge.protect.lockfile import Lock
 from mcp_bridge.protect.pins import Pins
+from mcp_bridge.upstreams.merge import MISSING
 from secure_mcp_grpc.calls import McpCall
 
 CALLER = Caller("model-a", "", (), "", "", 0, ())
@@ -188,3 +189,11 @@ async def test_what_is_kept_is_bounded() -> None:
         await bench.ask(call(f"owner-{number}"))
     assert bench.catalog._view_bytes < 20_000_000
     assert bench.catalog._offer_bytes < 20_000_000
+
+
+async def test_a_server_that_is_left_out_makes_its_tools_unavailable_not_removed() -> None:
+    """Ours: with `when_down: leave_out` a list may lack what is approved; nobody is told to approve its removal."""
+    bench = Bench()
+    bench.upstream.pages["tools/list"] = [{"tools": [], "_meta": {MISSING: ["other"]}}]
+    assert await bench.code(call()) is grpc.StatusCode.UNAVAILABLE
+    assert await bench.code(call(name="stranger")) is grpc.StatusCode.PERMISSION_DENIED
