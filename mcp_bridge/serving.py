@@ -59,6 +59,7 @@ class Routes:
     streams: Mapping[str, Stream] = field(default_factory=dict)
     sessions: Mapping[str, Session] = field(default_factory=dict)
 
+
 _NUISANCES: Final = 50_000
 """More than elsewhere: Envoy brings the cancels of all clients over one connection, and holds each to its rate."""
 
