@@ -18,6 +18,7 @@ from mcp_bridge import wire
 from mcp_bridge.front import messages, rules
 from mcp_bridge.front.access import Access, values
 from mcp_bridge.front.backend import Backend, BackendError, Headers, SessionUnknown, Via
+from mcp_bridge.front.conversations import Conversations
 from mcp_bridge.front.log import Reader
 from mcp_bridge.front.messages import Invalid, Notification, Request, Response
 from mcp_bridge.front.params import ParamHeaders
@@ -42,9 +43,10 @@ _REVIVED_S: Final = 0.5
 class HttpFront:
     """Serve inside `async with front.running():`.
 
-    `listens_ahead`: take what a session's server says as soon as the session
-    is up, so that a client without a GET stream can be asked, too; without it,
-    only while a GET stream is open.
+    `listens_ahead`: this front is the sessions' only way. It takes what a
+    session's server says as soon as the session is up, so that a client
+    without a GET stream can be asked, too, and ends the sessions when it
+    stops. Without it, it listens only while a GET stream is open.
     """
 
     def __init__(
@@ -67,29 +69,30 @@ class HttpFront:
         self._max_answer_bytes = max_answer_bytes
         self._path = path
         self._keep_alive_s = keep_alive_s
-        self._idle_s = idle_s
-        self._max_sessions = max_sessions
         self._max_in_flight = max_in_flight
         self._listens_ahead = listens_ahead
-        self._conversations: dict[tuple[str, str], Conversation] = {}
-        self._streams: set[RequestStream] = set()
+        self._conversations = Conversations(backend, max_sessions, idle_s, max_answer_bytes)
+        self._streams: dict[RequestStream, asyncio.Task[None]] = {}
         self._params = ParamHeaders()
         self._group: asyncio.TaskGroup | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as self._group:
-            reaper = self._group.create_task(self._reap())
+            reaper = self._group.create_task(self._conversations.reap())
             try:
                 yield
             finally:
                 reaper.cancel()
                 self.stop()
+                for pump in list(self._streams.values()):
+                    pump.cancel()
+                if self._listens_ahead:
+                    await self._conversations.end()
 
     def stop(self) -> None:
         """End every stream, so that the HTTP server can drain."""
-        for conversation in self._conversations.values():
-            conversation.close()
+        self._conversations.close()
         for stream in self._streams:
             stream.log.close()
 
@@ -158,7 +161,7 @@ class HttpFront:
             await self._exchange(stream, request, Via(headers=headers), receive, reply, streams=False)
             return None
         via = self._via(headers)
-        conversation = self._conversation(via)
+        conversation = self._conversations.of(via)
         reply.extra[_SESSION_ID] = via.session_id
         via = replace(via, version=conversation.version)
         # A stream to come back to begins at once; without one the status can still say that there is no such session.
@@ -167,10 +170,10 @@ class HttpFront:
         try:
             await self._exchange(stream, request, via, receive, reply, streams=_may_ask(request))
         except SessionUnknown:
-            self._forget(conversation)
+            self._conversations.forget(conversation)
             raise
         if isinstance(stream.failure, SessionUnknown):
-            self._forget(conversation)
+            self._conversations.forget(conversation)
         elif stream.response:
             conversation.is_sure = True
         return None
@@ -185,7 +188,7 @@ class HttpFront:
             await reply.empty(202)  # 2026-07-28 defines none over HTTP: a cancel is the end of the request's stream
             return None
         via = self._via(headers)
-        conversation = self._conversation(via)
+        conversation = self._conversations.of(via)
         via = replace(via, version=conversation.version)
         try:
             if isinstance(message, Response):
@@ -193,7 +196,7 @@ class HttpFront:
             else:
                 await self._backend.notify(message, via)
         except SessionUnknown:
-            self._forget(conversation)
+            self._conversations.forget(conversation)
             raise
         if isinstance(message, Notification) and message.method == _INITIALIZED and self._listens_ahead:
             conversation.listen(self._running_group(), via)
@@ -204,7 +207,7 @@ class HttpFront:
         if not rules.accepts(headers, _EVENTS):
             return Refusal(406, wire.INVALID_REQUEST, "Accept must list text/event-stream")
         via = self._via(headers)
-        conversation = self._conversation(via)
+        conversation = self._conversations.of(via)
         seen = conversation.find(next(iter(values(headers, "last-event-id")), ""))
         reply.extra[_SESSION_ID] = via.session_id
         if isinstance(seen, tuple):
@@ -226,7 +229,7 @@ class HttpFront:
             reader.detach()
             conversation.last_used = time.monotonic()
             if conversation.ended.is_set() or not (self._listens_ahead or conversation.queue.has_reader):
-                self._forget(conversation)
+                self._conversations.forget(conversation)
         return None
 
     async def _begin_listening(self, conversation: Conversation, via: Via) -> Refusal | None:
@@ -241,11 +244,11 @@ class HttpFront:
 
     async def _delete(self, headers: Headers, reply: Reply) -> Refusal | None:
         via = self._via(headers)
-        conversation = self._conversation(via)
+        conversation = self._conversations.of(via)
         try:
             await self._backend.end_session(via)
         finally:
-            self._forget(conversation)
+            self._conversations.forget(conversation)
         await reply.empty(200)
         return None
 
@@ -256,9 +259,9 @@ class HttpFront:
         leaves before it was told its session."""
         if len(self._streams) >= self._max_in_flight:
             raise BackendError(f"{self._max_in_flight} requests are in flight", http_status=503)
-        self._streams.add(stream)
         pump = self._running_group().create_task(stream.pump(self._backend, request, via, streams=streams))
-        pump.add_done_callback(lambda _: self._streams.discard(stream))
+        self._streams[stream] = pump
+        pump.add_done_callback(lambda _: self._streams.pop(stream))
         cancels = stream.is_modern or request.method == "initialize"
         reader = stream.log.reader()
 
@@ -310,7 +313,8 @@ class HttpFront:
             return
         if stream.session_id:
             reply.extra[_SESSION_ID] = stream.session_id
-            self._opened(stream, via)
+            version = messages.agreed_version(stream.response)
+            self._conversations.of(replace(via, session_id=stream.session_id, version=version)).is_sure = True
         if stream.is_modern and request.method == "tools/list":
             self._params.learn(self._backend.owner(via), request, stream.response)
         await reply.json(rules.status_of(stream.response) if stream.is_modern else 200, stream.response)
@@ -348,36 +352,6 @@ class HttpFront:
             sentence = "the Mcp-Session-Id header must name the session: send initialize first"
             raise BackendError(sentence, code=wire.INVALID_REQUEST, http_status=400)
         return Via(named[0], next(iter(values(headers, "mcp-protocol-version")), ""), headers)
-
-    def _conversation(self, via: Via) -> Conversation:
-        """What is known here of the session; whether it exists is the backend's to say."""
-        key = (self._backend.owner(via), via.session_id)
-        found = self._conversations.get(key)
-        if found is None or found.ended.is_set():
-            if len(self._conversations) >= self._max_sessions:
-                raise BackendError(f"{self._max_sessions} sessions are open")
-            found = Conversation(key, via.version, self._backend, self._max_answer_bytes)
-            self._conversations[key] = found
-        found.last_used = time.monotonic()
-        return found
-
-    def _opened(self, stream: RequestStream, via: Via) -> None:
-        version = messages.agreed_version(stream.response)
-        self._conversation(replace(via, session_id=stream.session_id, version=version)).is_sure = True
-
-    def _forget(self, conversation: Conversation) -> None:
-        conversation.close()
-        if self._conversations.get(conversation.key) is conversation:
-            del self._conversations[conversation.key]
-
-    async def _reap(self) -> None:
-        """A session that nobody used for a while is no longer listened to, so that its server may end it as idle."""
-        while True:
-            await asyncio.sleep(max(0.05, self._idle_s / 4))
-            now = time.monotonic()
-            for one in list(self._conversations.values()):
-                if not one.is_busy and now - one.last_used > self._idle_s:
-                    self._forget(one)
 
     def _running_group(self) -> asyncio.TaskGroup:
         if self._group is None:

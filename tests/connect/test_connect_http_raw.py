@@ -382,3 +382,20 @@ async def test_stopping_ends_open_streams(side: Sidecar, client: httpx2.AsyncCli
                 assert await one.process.wait() == 0
                 async for _ in stream.aiter_bytes():
                     pass
+
+
+async def test_stopping_leaves_no_session_and_no_request_behind(
+    side: Sidecar, bridge: Bridge, client: httpx2.AsyncClient
+) -> None:
+    """Ours: SIGTERM with a session's request under way, whose client is gone, ends both."""
+    async with connected(side.address) as one:
+        session = await open_session(client, one.url)
+        message = legacy("tools/call", {"name": "wait", "arguments": {"name": "stopped"}}, 77)
+        asking = asyncio.create_task(client.post(one.url, json=message, headers=session))
+        await running("stopped")
+        asking.cancel()
+        one.process.terminate()
+        async with asyncio.timeout(4):
+            assert await one.process.wait() == 0
+    await running("stopped", wanted=False)
+    assert len(bridge.executor._sessions) == 0
