@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,6 +181,8 @@ def _oauth(
         return None
     if client_id is None:
         raise UserError("say who asks for tokens: --oauth-client-id ID")
+    if find_spec("httpx2") is None:
+        raise UserError("OAuth needs httpx2: pip install 'secure-mcp-grpc[connect]'")
     from mcp_bridge.connect.oauth import ClientCredentials, Grant
 
     grant = Grant(client_id, _secret(secret_file), scope or "", audience or "", issuer or "", token_url or "")

@@ -299,6 +299,31 @@ async def test_server_stream_carries_what_belongs_to_no_request(tmp_path: Path, 
         assert answered(await asking)["result"]["content"][0]["text"] == "42"
 
 
+async def test_subscription_streams_until_its_client_leaves(
+    local: Connected, client: httpx2.AsyncClient, bridge: Bridge
+) -> None:
+    """2026-07-28, "Subscriptions": a listen request is answered by a stream of what it asked for."""
+    message = modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}}, "sub")
+    async with client.stream("POST", local.url, json=message, headers=mirrors(message)) as stream:
+        assert stream.headers["content-type"] == "text/event-stream"
+        lines = stream.aiter_lines()
+        seen = []
+        async with asyncio.timeout(10):
+            while len(seen) < 2:
+                if (found := event(await anext(lines))) is not None:
+                    seen.append(found)
+                    change = modern("tools/call", {"name": "change", "arguments": {}})
+                    if len(seen) == 1:
+                        await client.post(local.url, json=change, headers=mirrors(change))
+    assert [one["method"] for one in seen] == [
+        "notifications/subscriptions/acknowledged",
+        "notifications/tools/list_changed",
+    ]
+    async with asyncio.timeout(3):
+        while bridge.executor.in_flight:
+            await asyncio.sleep(0.005)
+
+
 async def test_client_without_a_server_stream_is_asked_on_its_request(
     local: Connected, client: httpx2.AsyncClient
 ) -> None:

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_bridge.front.access import Access
+from mcp_bridge.front.backend import BackendError, Via
+from mcp_bridge.front.conversations import Conversations
 from mcp_bridge.front.log import EventLog
 from mcp_bridge.front.messages import Invalid, Request, id_of, read_message
 
@@ -105,3 +108,30 @@ async def test_slow_reader_makes_the_writer_wait_and_absence_costs_bounded_memor
         await log.put(b"%08d" % number)
     assert log.bytes_kept <= 10
     assert await log.reader(0).next() == (102, b"00000099")
+
+
+class Silent:
+    """A backend with one endless session."""
+
+    def owner(self, via: Via) -> str:
+        return ""
+
+    async def listen(self, via: Via) -> AsyncGenerator[bytes, None]:
+        await asyncio.Event().wait()
+        yield b""
+
+
+async def test_idle_session_is_no_longer_listened_to_and_they_are_bounded() -> None:
+    """Ours: a client that never ends its session does not keep it alive for ever, nor take another's place."""
+    conversations = Conversations(Silent(), 2, 0.1, 1000)  # type: ignore[arg-type]
+    async with asyncio.TaskGroup() as group:
+        reaper = group.create_task(conversations.reap())
+        one = conversations.of(Via("a"))
+        one.listen(group, Via("a"))
+        conversations.of(Via("b"))
+        with pytest.raises(BackendError, match="2 sessions are open"):
+            conversations.of(Via("c"))
+        async with asyncio.timeout(5):
+            await one.ended.wait()
+        assert conversations.of(Via("a")) is not one
+        reaper.cancel()
