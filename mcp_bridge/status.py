@@ -23,6 +23,7 @@ CODES: Final[dict[grpc.StatusCode, int]] = {
 }
 """In the band that JSON-RPC leaves to implementations and MCP to nobody (-32010 to -32019)."""
 
+_OF_CORE: Final = ("RST_STREAM", "Internal error from Core")
 _OTHER: Final = -32019
 NO_RESPONSE: Final = "the stream ended without a response"
 _BROKEN_OFF: Final = "the connection to the server broke off before it answered"
@@ -30,8 +31,9 @@ _BROKEN_OFF: Final = "the connection to the server broke off before it answered"
 
 def error_of(code: grpc.StatusCode, details: str | None) -> dict[str, Any]:
     """The `error` member: `data.grpcStatus` names the code, the message is the sentence that came with it."""
-    if code is grpc.StatusCode.INTERNAL and "RST_STREAM" in (details or ""):
-        # No peer said so: gRPC core maps a stream that Envoy had to reset (its bridge died in mid-answer) to INTERNAL.
+    if code is grpc.StatusCode.INTERNAL and any(word in (details or "") for word in _OF_CORE):
+        # No peer said so: gRPC core maps a stream that Envoy had to reset (its bridge died in mid-answer) to INTERNAL,
+        # and a write to a stream that has just ended.
         code, details = grpc.StatusCode.UNAVAILABLE, _BROKEN_OFF
     message = details or f"the call failed with gRPC status {code.name}"
     return {"code": CODES.get(code, _OTHER), "message": message, "data": {"grpcStatus": code.name}}

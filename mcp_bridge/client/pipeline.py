@@ -27,6 +27,7 @@ __all__ = ["PipelinedWriter"]
 logger = logging.getLogger(__name__)
 
 _CANCELLED: Final = "notifications/cancelled"
+_REFUSAL_S: Final = 0.05
 _ENDED: Final = "the session ended before it answered; whether the request was executed is not known"
 
 _Key = tuple[type, types.RequestId]
@@ -98,9 +99,12 @@ class PipelinedWriter(Writer):
         if self._writing is None:
             self._writing = anyio.Lock()
         async with self._writing:
+            is_open = self._session is not None
             stream = self._session or await self._open()
             if message is not None:
                 stream.waiting[type(message.id), message.id] = message
+            if not is_open and await _is_refused(stream.call):
+                return  # the reader tells
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
                 await stream.call.write(frame)
                 return
@@ -167,6 +171,19 @@ class PipelinedWriter(Writer):
             del stream.waiting[key]
             await self._fail(message, error_of(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout_s:g} s"))
             await self._cancel(message.id)
+
+
+async def _is_refused(call: Any) -> bool:
+    """Whether a stream ended instead of beginning.
+
+    A write to it would hide its status behind an "Internal error from Core". A
+    refusal comes without headers (gRPC over HTTP/2, "Trailers-Only").
+    """
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        if not await call.initial_metadata():
+            with anyio.move_on_after(_REFUSAL_S):
+                await call.code()
+    return bool(call.done())
 
 
 def _is_refusal(data: Any) -> bool:
