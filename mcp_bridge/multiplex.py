@@ -36,9 +36,15 @@ class _Pending:
 
 
 class Multiplex:
-    """One connection. `write` sends a message without waiting; `session` is None where requests are stateless."""
+    """One connection. `write` sends a message without waiting; `session` is None where requests are stateless.
 
-    def __init__(self, server: str, write: Callable[[bytes], None], session: Session | None) -> None:
+    `own_words`: what comes is JSON of our own making, which needs no strict reading.
+    """
+
+    def __init__(
+        self, server: str, write: Callable[[bytes], None], session: Session | None, *, own_words: bool = False
+    ) -> None:
+        self._read = wire.read_envelope if own_words else wire.read_answer
         self._server = server
         self._write = write
         self._session = session
@@ -98,7 +104,7 @@ class Multiplex:
         Read the connection on only after this: it waits for a caller who reads slowly, for a while.
         """
         try:
-            envelope = wire.read_answer(message)
+            envelope = self._read(message)
         except wire.NotJson:
             self.broken(message, message)
             return

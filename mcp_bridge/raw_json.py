@@ -6,20 +6,17 @@ RFC 8259 allows and some servers send), and it does not look at the UTF-8 of a
 value it skips. Pure functions.
 """
 
-import json
 import re
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 from msgspec import Raw
 
-__all__ = ["NotJson", "check_keys", "check_utf8", "members"]
+__all__ = ["NotJson", "check_utf8", "members"]
 
 _decode: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+_SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _KEY: Final = re.compile(rb'[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
-_START: Final = re.compile(rb"[ \t\r\n]*\{")
-_NEXT: Final = re.compile(rb"[ \t\r\n]*([,}])")
 _ESCAPE: Final = re.compile(rb"\\(?:u[dD][89a-bA-B][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F]..|.)")
 _PLAIN_ESCAPE: Final = rb"\u0020"
 
@@ -34,19 +31,12 @@ def members(text: bytes) -> dict[str, Raw]:
     Raises `NotJson` for anything else, for a key that stands twice, keys that
     differ in case only, and a lone surrogate in a key: parsers disagree on these.
     """
-    shadow = _without_lone_surrogates(text)
-    found: dict[str, Raw] = {}
-    for key, start, end in _spans(shadow):
-        found[key] = Raw(text[start:end])
-    if shadow is not text and any("\ud800" <= one <= "\udfff" for key in _keys_as_written(text) for one in key):
-        raise NotJson
-    return found
-
-
-def check_keys(text: bytes) -> None:
-    """Raises `NotJson` where `members` would; cheaper by the copies."""
-    for _ in _spans(_without_lone_surrogates(text)):
-        pass
+    try:
+        values = _decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _with_lone_surrogates(text)
+    _walk(text, values)
+    return values
 
 
 def check_utf8(text: bytes) -> None:
@@ -58,58 +48,70 @@ def check_utf8(text: bytes) -> None:
         raise NotJson from None
 
 
-def _spans(text: bytes) -> Iterator[tuple[str, int, int]]:
-    """Key, start and end of each value of the object `text`.
+def _walk(text: bytes, values: dict[str, Raw]) -> list[tuple[int, int]]:
+    """Where each value of the object `text` stands. Raises `NotJson` unless each key stands once, whatever its case.
 
-    Walks the text beside msgspec's reading of it: where a value is not the one
-    that msgspec kept for its key, the key stands twice.
+    `values` is msgspec's reading. Its order is that of the keys' first places,
+    its values are those of their last: each must be found where the one
+    before ends, and the object must end with the text. That holds without
+    looking into one value, the longest, too. Were its key there twice, the walk
+    would go on inside one of the two, where quotes and braces cannot come out
+    even by the end.
     """
-    try:
-        values = _decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise NotJson from None
     if len({key.casefold() for key in values}) != len(values):
         raise NotJson
-    seen = 0
-    position = _end_of(_START.match(text))
-    while (match := _KEY.match(text, position)) is not None:
-        key = msgspec.json.decode(match[1], type=str)
-        value = bytes(values[key])
-        start, position = match.end(), match.end() + len(value)
-        if not text.startswith(value, start):
+    sizes = [memoryview(value).nbytes for value in values.values()]
+    longest = sizes.index(max(sizes)) if sizes else 0
+    position = _after(b"{", text, 0)
+    places = []
+    for number, (key, value) in enumerate(values.items()):
+        if number:
+            position = _after(b",", text, position)
+        start = _after_key(key, text, position)
+        position = start + sizes[number]
+        if number != longest and not text.startswith(bytes(value), start):
             raise NotJson
-        yield key, start, position
-        seen += 1
-        position = _end_of(_NEXT.match(text, position))
-    if seen != len(values):
+        places.append((start, position))
+    if _SPACE.fullmatch(text, _after(b"}", text, position)) is None:
         raise NotJson
+    return places
 
 
-def _end_of(match: re.Match[bytes] | None) -> int:
-    if match is None:
+def _after(mark: bytes, text: bytes, position: int) -> int:
+    if not text.startswith(mark, position):
+        space = _SPACE.match(text, position)
+        position = space.end() if space is not None else position
+        if not text.startswith(mark, position):
+            raise NotJson
+    return position + 1
+
+
+def _after_key(key: str, text: bytes, position: int) -> int:
+    """Where the value of `key` starts; the common way of writing first."""
+    plain = b'"%b":' % key.encode()
+    if text.startswith(plain, position) and text[position + len(plain)] not in b" \t\r\n":
+        return position + len(plain)
+    match = _KEY.match(text, position)
+    if match is None or msgspec.json.decode(match[1], type=str) != key:
         raise NotJson
     return match.end()
 
 
-def _without_lone_surrogates(text: bytes) -> bytes:
-    """`text` with each lone surrogate escape replaced by another escape of the same length; `text` if it has none."""
-    if b"\\ud" not in text and b"\\uD" not in text:
-        return text
-    replaced = _ESCAPE.sub(lambda match: _PLAIN_ESCAPE if _is_lone(match[0]) else match[0], text)
-    return text if replaced == text else replaced
+def _with_lone_surrogates(text: bytes) -> dict[str, Raw]:
+    """`members` by way of a shadow: each lone surrogate escape is another escape of the same length in it."""
+    shadow = _ESCAPE.sub(lambda match: _PLAIN_ESCAPE if _is_lone(match[0]) else match[0], text)
+    try:
+        values = _decode(shadow)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise NotJson from None
+    places = _walk(shadow, values)
+    position = 0
+    for start, end in places:
+        if shadow[position:start] != text[position:start]:
+            raise NotJson  # a key holds one
+        position = end
+    return {key: Raw(text[start:end]) for key, (start, end) in zip(values, places, strict=True)}
 
 
 def _is_lone(escape: bytes) -> bool:
     return len(escape) == 6 and escape[1:2] == b"u"
-
-
-def _keys_as_written(text: bytes) -> Iterator[str]:
-    shadow = _without_lone_surrogates(text)
-    position = _end_of(_START.match(text))
-    for _, start, end in _spans(shadow):
-        match = _KEY.match(text, position)
-        if match is None or match.end() != start:
-            raise NotJson
-        yield json.loads(match[1])
-        if (following := _NEXT.match(text, end)) is not None:
-            position = following.end()

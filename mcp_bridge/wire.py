@@ -12,8 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from mcp_bridge.capture.trace import CORRELATION_META
-
-from mcp_bridge.raw_json import NotJson, check_keys, check_utf8, members
+from mcp_bridge.raw_json import NotJson, check_utf8, members
 
 __all__ = [
     "EXPLAIN",
@@ -130,12 +129,15 @@ def read_answer(message: bytes) -> Envelope:
     """
     check_utf8(message)
     envelope = _envelope_of(members(message))
-    for body in (bytes(envelope.result), bytes(envelope.params)):
-        if body.startswith(b"{"):
-            check_keys(body)
-            if b'"_meta"' in body and (meta := bytes(object_of(body).get("_meta", b""))).startswith(b"{"):
-                check_keys(meta)
+    for body in (envelope.result, envelope.params):
+        if (found := _members_if_object(body)) and "_meta" in found:
+            _members_if_object(found["_meta"])
     return envelope
+
+
+def _members_if_object(value: Raw) -> Mapping[str, Raw]:
+    text = bytes(value)
+    return members(text) if text.startswith(b"{") else {}
 
 
 def _envelope_of(found: Mapping[str, Raw]) -> Envelope:

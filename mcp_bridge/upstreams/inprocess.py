@@ -108,7 +108,7 @@ class InProcessUpstream:
             await peer.received(message, related)
 
         duplex = sdk.Duplex(received)
-        peer = Multiplex(self.name, duplex.write, session)
+        peer = Multiplex(self.name, duplex.write, session, own_words=True)
         task = asyncio.create_task(self._run(session, duplex, peer), name=f"{self.name} session")
         self._sessions[session.id] = _Served(peer, duplex, task)
 

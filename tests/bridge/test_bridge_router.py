@@ -325,3 +325,41 @@ def test_names_are_prefixed_by_setting() -> None:
     upstreams = '{"git": {"command": ["x"]}, "time": {"command": ["x"], "prefix": "t."}}'
     settings = BridgeSettings.load({"MCP_BRIDGE_UPSTREAMS": upstreams, "MCP_BRIDGE_NAMES": "prefixed"})
     assert (settings.prefix_of("git"), settings.prefix_of("time")) == ("git_", "t.")
+
+
+async def test_subscribed_resource_is_its_servers_affair_in_the_handshake_era() -> None:
+    """MCP 2025-11-25, "Subscriptions": `resources/subscribe` goes to the server of the URI, its updates come back."""
+    from mcp.server.lowlevel.server import Server
+    from mcp_types import EmptyResult, ListResourcesResult, Resource
+
+    asked: list[tuple[str, str]] = []
+
+    def server(name: str) -> Any:
+        async def resources(_context: Any, _params: Any) -> ListResourcesResult:
+            return ListResourcesResult(resources=[Resource(name=name, uri=f"{name}://x")])
+
+        async def subscribe(context: Any, params: Any) -> EmptyResult:
+            asked.append((name, str(params.uri)))
+            await context.session.send_resource_updated(params.uri)
+            return EmptyResult()
+
+        return Server(name, on_list_resources=resources, on_subscribe_resource=subscribe)
+
+    updated: asyncio.Queue[str] = asyncio.Queue()
+
+    async def note(message: Any) -> None:
+        if getattr(message, "method", "") == "notifications/resources/updated":
+            updated.put_nowait(str(message.params.uri))
+
+    upstreams = [InProcessUpstream(name, server(name)) for name in ("one", "two")]
+    async with (
+        serving(Router(upstreams, max_bytes=LIMIT, prefixes=PREFIXES)) as bridge,
+        mcp.Client(bridge.transport(), mode="legacy", message_handler=note) as client,
+        asyncio.timeout(10),
+    ):
+        await client.subscribe_resource("two://x")
+        assert await updated.get() == "two://x"
+        with pytest.raises(mcp.MCPError, match="no MCP server here offers three://x"):
+            await client.subscribe_resource("three://x")
+
+    assert asked == [("two", "two://x")]
