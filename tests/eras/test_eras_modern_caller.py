@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,46 +11,19 @@ import msgspec
 import pytest
 from bridge_harness import ENVELOPE, Bridge, request, send, serving, stdio, tool
 from era_bridge import Answers, bridge_to, state
+from era_requests import LEVEL, MODERN, OLD, asking, listen, raw
 from mcp_types.methods import validate_server_result
 
 from mcp_bridge.eras.bridged import Bridged, Limits
-from secure_mcp_grpc import calls
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
-
-MODERN = "2026-07-28"
-SAMPLING = {"io.modelcontextprotocol/clientCapabilities": {"sampling": {}}}
-LEVEL = "io.modelcontextprotocol/logLevel"
-OLD = str(Path(__file__).parent / "old_server.py")
 
 
 @pytest.fixture
 async def bridge() -> AsyncIterator[Bridge]:
     async with bridge_to("handshake") as one:
         yield one
-
-
-def asking(name: str, arguments: dict[str, Any] | None = None, meta: dict[str, Any] = SAMPLING, **params: Any) -> Any:
-    return request("tools/call", {"name": name, "arguments": arguments or {}, "_meta": meta, **params})
-
-
-def sampled(key: str, text: str = "yes") -> dict[str, Any]:
-    return {key: {"role": "assistant", "content": {"type": "text", "text": text}, "model": "m"}}
-
-
-async def parked(channel: Any, name: str = "ask", question: str = "q") -> tuple[str, str]:
-    """A call that waits for its client: its state, and the key of what is asked."""
-    arguments = {"question": question} if name == "ask" else {}
-    result = (await send(channel, "Call", asking(name, arguments)))["result"]
-    assert result["resultType"] == "input_required"
-    validate_server_result("tools/call", MODERN, result)
-    return result["requestState"], next(iter(result["inputRequests"]))
-
-
-async def back(channel: Any, state_: str, responses: dict[str, Any], question: str = "q", name: str = "ask") -> Any:
-    arguments = {"question": question} if name == "ask" else {}
-    return await send(channel, "Call", asking(name, arguments, requestState=state_, inputResponses=responses))
 
 
 async def test_results_are_of_the_new_schema(bridge: Bridge) -> None:
@@ -135,128 +107,6 @@ async def test_methods_that_are_gone_do_not_exist(bridge: Bridge, method: str, p
     """Spec 2026-07-28, "Key Changes": what sessions had is METHOD_NOT_FOUND, though the server would know it."""
     async with bridge.channel() as channel:
         assert (await send(channel, "Call", request(method, params)))["error"]["code"] == -32601
-
-
-async def test_nobody_else_can_resume_a_parked_call(bridge: Bridge) -> None:
-    """Spec 2026-07-28, "Server Requirements", 5: state presented by another principal is rejected, and stays good."""
-    async with bridge.channel("model-a") as mine, bridge.channel("model-b") as other:
-        state_, key = await parked(mine)
-        stolen = await back(other, state_, sampled(key))
-        invented = await back(other, "x" * 32, sampled(key))
-        kept = await back(mine, state_, sampled(key))
-    assert stolen["error"] == invented["error"]
-    assert stolen["error"]["code"] == -32602
-    assert kept["result"]["content"][0]["text"] == "yes"
-
-
-async def test_state_is_used_once_and_for_its_own_request(bridge: Bridge) -> None:
-    """Spec 2026-07-28, "Server Requirements", 5: another request or a second use is rejected."""
-    async with bridge.channel() as channel:
-        state_, key = await parked(channel)
-        other = await back(channel, state_, sampled(key), question="another")
-        first = await back(channel, state_, sampled(key))
-        second = await back(channel, state_, sampled(key))
-    assert other["error"]["code"] == second["error"]["code"] == -32602
-    assert "result" in first
-    assert bridge.upstream.parked == 0
-
-
-async def test_call_runs_once_however_often_it_asks(bridge: Bridge) -> None:
-    """Issue 4: a tools/call is never repeated by us: the parked call goes on."""
-    async with bridge.channel() as channel:
-        for number in range(3):
-            state_, key = await parked(channel, question=f"q{number}")
-            await back(channel, state_, sampled(key), question=f"q{number}")
-        seen = (await send(channel, "Call", asking("state")))["result"]["structuredContent"]
-    assert seen["calls"] == ["q0", "q1", "q2"]
-
-
-async def test_missing_responses_are_asked_for_again(bridge: Bridge) -> None:
-    """Spec 2026-07-28, "Error Handling": what is missing is requested again; what is unexpected ignored."""
-    async with bridge.channel() as channel:
-        state_, key = await parked(channel)
-        again = (await back(channel, state_, {"unexpected": {}}))["result"]
-        malformed = await back(channel, again["requestState"], {key: 1})
-        done = await back(channel, again["requestState"], sampled(key))
-    assert list(again["inputRequests"]) == [key]
-    assert again["requestState"] != state_
-    assert malformed["error"]["code"] == -32602
-    assert done["result"]["content"][0]["text"] == "yes"
-
-
-async def test_two_questions_at_once_find_their_answers(bridge: Bridge) -> None:
-    """Ours: each response goes to the request it answers, together or one after the other."""
-    async with bridge.channel() as channel:
-        result = (await send(channel, "Call", asking("both")))["result"]
-        asked = dict(result["inputRequests"])
-        while result["resultType"] == "input_required":
-            asked |= result["inputRequests"]
-            responses: dict[str, Any] = {}
-            for key in result["inputRequests"]:
-                text = asked[key]["params"]["messages"][0]["content"]["text"]
-                responses |= sampled(key, f"to {text}")
-            result = (await back(channel, result["requestState"], responses, name="both"))["result"]
-    assert result["structuredContent"] == {"result": ["to q1", "to q2"]}
-
-
-async def test_unanswered_call_expires() -> None:
-    """Issue 4: bounded time: the server is told, the state is void and nothing is left."""
-    async with bridge_to("handshake", input_wait_s=0.3) as bridge, bridge.channel() as channel:
-        state_, key = await parked(channel)
-        async with asyncio.timeout(30):
-            while bridge.upstream.parked:
-                await asyncio.sleep(0.02)
-        late = await back(channel, state_, sampled(key))
-        assert late["error"]["code"] == -32602
-        link = next(iter(bridge.upstream._links._slots.values())).link
-        assert not link.calls
-        assert "result" in await send(channel, "Call", asking("state"))
-
-
-async def test_parked_calls_are_bounded_for_each_owner() -> None:
-    """Issue 4: bounded count; one owner cannot take the others' places."""
-    async with bridge_to("handshake", max_parked_calls=8) as bridge:
-        async with bridge.channel("model-a") as greedy, bridge.channel("model-b") as other:
-            for number in range(2):
-                await parked(greedy, question=f"q{number}")
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await parked(greedy)
-            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            await parked(other)
-        assert bridge.upstream.parked == 3
-
-
-async def test_crash_while_parked_is_said_on_return(bridge: Bridge) -> None:
-    """Issue 4: server crash while parked: a clear error, and the next call works."""
-    async with bridge.channel() as channel:
-        state_, key = await parked(channel, "ask_then_crash")
-        await asyncio.sleep(0.6)
-        with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await back(channel, state_, sampled(key), name="ask_then_crash")
-        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "result" in await send(channel, "Call", asking("state"))
-
-
-async def test_url_that_has_to_be_opened_first_is_an_input(bridge: Bridge) -> None:
-    """2025-11-25 "URL Elicitation Required" as what 2026-07-28 has for it; without the capability its own error."""
-    url = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"url": {}}}}
-    async with bridge.channel() as channel:
-        first = await send(channel, "Call", asking("visit", meta=url))
-        asked = first["result"]["inputRequests"]
-        assert asked == {
-            "url-0": {
-                "method": "elicitation/create",
-                "params": {"mode": "url", "url": "https://x.test/", "message": "go"},
-            }
-        }
-        state_ = first["result"]["requestState"]
-        again = {"requestState": state_, "inputResponses": {"url-0": {"action": "accept"}}}
-        done = await send(channel, "Call", asking("visit", meta=url, **again))
-    assert done["result"]["content"][0]["text"] == "visited"
-    async with bridge.channel("model-b") as channel:
-        refused = (await send(channel, "Call", asking("visit")))["error"]
-    assert refused["code"] == -32021
-    assert refused["data"] == {"requiredCapabilities": {"elicitation": {"url": {}}}}
 
 
 async def test_log_level_is_set_once_and_raised_only(bridge: Bridge) -> None:
@@ -361,16 +211,6 @@ async def test_one_kind_of_client_has_one_session() -> None:
         assert await pid("one") != first
 
 
-async def test_idle_sessions_are_ended_and_used_ones_kept(bridge: Bridge) -> None:
-    """Issue 4: sessions are reaped; a parked call or a listener keeps its own."""
-    async with bridge.channel("model-a") as idle, bridge.channel("model-b") as waiting:
-        await send(idle, "Call", tool("state"))
-        state_, key = await parked(waiting)
-        await bridge.upstream.reap(0.0)
-        assert len(bridge.upstream._links) == 1
-        assert "result" in await back(waiting, state_, sampled(key))
-
-
 async def test_payloads_pass_as_they_were_written() -> None:
     """Issue 4: big integers, key order, escapes and unknown fields survive."""
     upstream = Bridged(stdio("old", "-S", OLD))
@@ -391,29 +231,6 @@ async def test_payloads_pass_as_they_were_written() -> None:
         b"[true, null]",
     ):
         assert part in answer
-
-
-async def test_question_outside_of_calls_travels_with_the_next_one() -> None:
-    """Ours: servers ask for roots as soon as they are initialized; the first call that may ask carries it."""
-    roots = {"io.modelcontextprotocol/clientCapabilities": {"roots": {}}}
-    async with serving(Bridged(stdio("old", "-S", OLD, "roots"))) as bridge, bridge.channel() as channel:
-        await send(channel, "Call", request("tools/list", {"_meta": roots}))
-        async with asyncio.timeout(30):
-            link = next(iter(bridge.upstream._links._slots.values())).link
-            while not link._unasked:
-                await asyncio.sleep(0.01)
-        first = (await send(channel, "Call", asking("roots", meta=roots)))["result"]
-        ((key, asked),) = first["inputRequests"].items()
-        answer = {"requestState": first["requestState"], "inputResponses": {key: {"roots": [{"uri": "file:///a"}]}}}
-        done = (await send(channel, "Call", asking("roots", meta=roots, **answer)))["result"]
-        async with asyncio.timeout(30):
-            refused = None
-            while refused is None:
-                undeclared = (await send(channel, "Call", asking("roots", meta={})))["result"]
-                refused = json.loads(undeclared["content"][0]["text"])
-    assert asked == {"method": "roots/list"}
-    assert json.loads(done["content"][0]["text"]) == {"roots": [{"uri": "file:///a"}]}
-    assert refused["code"] == -32601
 
 
 async def test_server_of_another_era_that_takes_its_place_is_noticed() -> None:
@@ -496,19 +313,3 @@ async def test_server_that_is_down_is_not_taken_for_an_old_one() -> None:
                     await asyncio.sleep(0.1)
     assert answer["result"]["cacheScope"] == "public"
     assert bridge.upstream._is_modern is True
-
-
-async def listen(channel: Any, notifications: dict[str, Any], id_json: bytes = b"1") -> AsyncIterator[Any]:
-    call = channel.unary_stream(f"{calls.TRANSPORT}Stream", pb.Request.SerializeToString, pb.Response.FromString)
-    message = request("subscriptions/listen", {"notifications": notifications}, id_json=id_json)
-    stream = call(message, timeout=20)
-    try:
-        async for one in stream:
-            yield msgspec.json.decode(one.message_json)
-    finally:
-        stream.cancel()
-
-
-async def raw(channel: Any, message: Any) -> bytes:
-    call = channel.unary_unary(f"{calls.TRANSPORT}Call", type(message).SerializeToString, pb.Response.FromString)
-    return bytes((await call(message, timeout=20)).message_json)
