@@ -59,7 +59,6 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
     socket = lifecycle.socket_path(run_dir, PART)
     registry = new_registry(PART)
     metrics = BridgeMetrics(registry)
-    capture = build_capture(settings)
     with serve_metrics(registry, settings.metrics_host, settings.metrics_port, PART) as metrics_address:
         async with (
             _upstream(given or build_upstream(settings, metrics)) as upstream,
@@ -68,6 +67,7 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
             _guards(settings, metrics, registry) as guards,
             AsyncExitStack() as closing,
         ):
+            capture = build_capture(settings)
             sessions = Sessions(settings.max_sessions, settings.max_answer_bytes)
             executor = Executor(
                 upstream,
