@@ -1,13 +1,14 @@
 """`SecureMCPClient`: an MCP client over gRPC without the SDK's context managers, for applications that call tools."""
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from secure_mcp_grpc.api.providers import AuthProvider
+from secure_mcp_grpc.api.providers import AuthProvider, Calling, Token
 from secure_mcp_grpc.api.tracer import InteractionTracer
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MCPResponse", "SecureMCPClient"]
 
+_RENEW_EVERY_S: Final = 1.0
 _WRAPPED: Final = {"result"}
 """What the SDK's servers wrap a plain return value in, so that structured content is an object."""
 
@@ -116,10 +118,13 @@ class SecureMCPClient:
         from mcp_bridge.client import grpc_transport
 
         try:
-            calling = self._provider.calling() if self._provider is not None else None
-            identity, token = (calling.identity, calling.token) if calling else (None, None)
-            transport = grpc_transport(self._address, identity=identity, token=token, **self._transport)
-            async with mcp.Client(transport) as self._client:
+            calling = self._provider.calling() if self._provider is not None else Calling(None)
+            async with (
+                _token(calling) as token,
+                mcp.Client(
+                    grpc_transport(self._address, identity=calling.identity, token=token, **self._transport)
+                ) as self._client,
+            ):
                 if not connected.done():
                     connected.set_result(None)
                 await self._closing.wait()
@@ -129,6 +134,32 @@ class SecureMCPClient:
             connected.set_exception(_leaf(error))
         finally:
             self._client = None
+
+
+@contextlib.asynccontextmanager
+async def _token(calling: Calling) -> AsyncIterator[Token | None]:
+    """The token of `calling`, kept fresh while the block runs where an issuer gives it."""
+    source = calling.source
+    if source is None:
+        yield calling.token
+        return
+    from mcp_bridge.connect.tokens import NoToken
+
+    held = [await source.token()]
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(_RENEW_EVERY_S)
+            with contextlib.suppress(NoToken):  # the one in hand may still do; the sidecar says when it does not
+                held[0] = await source.token()
+
+    keeping = asyncio.create_task(keep(), name="SecureMCPClient token")
+    try:
+        yield lambda: held[0]
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await source.close()
 
 
 async def _send(client: "mcp.Client", method: str, params: Mapping[str, Any] | None) -> MCPResponse:

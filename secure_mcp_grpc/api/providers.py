@@ -14,6 +14,7 @@ from secure_mcp_grpc.errors import UserError
 
 if TYPE_CHECKING:
     from mcp_bridge.client import Identity
+    from mcp_bridge.connect.tokens import TokenSource
 
 __all__ = ["AuthProvider", "Calling", "JWTAuthProvider", "MTLSAuthProvider", "OAuth2AuthProvider", "Serving"]
 
@@ -43,6 +44,8 @@ class Calling:
 
     identity: "Identity | None"
     token: Token | None = None
+    source: "TokenSource | None" = None
+    """Where tokens are asked for, instead of `token`."""
 
 
 class AuthProvider(Protocol):
@@ -142,6 +145,8 @@ class OAuth2AuthProvider:
     audience: str = ""
     """Server: the `aud` that a token must be meant for."""
     introspection_url: str = ""
+    subject_claim: str = "sub"
+    """Server: the claim that names the caller; `client_id` where tokens of client credentials have no `sub`."""
     token_url: str = ""
     """Client: token endpoint, where the issuer has no metadata."""
     scope: str = ""
@@ -153,7 +158,12 @@ class OAuth2AuthProvider:
     def serving(self) -> Serving:
         if not self.audience:
             raise UserError("OAuth2AuthProvider of a server needs an audience")
-        issuer: dict[str, Any] = {"name": ISSUER, "issuer": self.issuer, "audience": [self.audience]}
+        issuer: dict[str, Any] = {
+            "name": ISSUER,
+            "issuer": self.issuer,
+            "audience": [self.audience],
+            "subject_claim": self.subject_claim,
+        }
         if self.introspection_url:
             issuer |= {
                 "introspection_url": self.introspection_url,
@@ -163,7 +173,15 @@ class OAuth2AuthProvider:
         return Serving("oauth2", _user, _own_tls(self.cert_path, self.key_path, self.ca_path), issuer)
 
     def calling(self) -> Calling:
-        raise NotImplementedError
+        from mcp_bridge.connect.oauth import ClientCredentials, Grant
+
+        try:
+            secret = Path(self.client_secret_path).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            raise UserError(f"client secret file {self.client_secret_path} cannot be read") from None
+        where = {"token_url": self.token_url} if self.token_url else {"issuer": self.issuer}
+        grant = Grant(self.client_id, secret, self.scope, self.audience, **where)
+        return Calling(_client_tls(self.cert_path, self.key_path, self.ca_path), source=ClientCredentials(grant))
 
 
 def _user(name: str) -> str:

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from secure_mcp_grpc import (
     InteractionTracer,
     JWTAuthProvider,
     MTLSAuthProvider,
+    OAuth2AuthProvider,
     RBACAuthorization,
     SecureMCPClient,
     SecureMCPServer,
@@ -144,6 +146,47 @@ async def test_jwt_server_needs_no_certificates_from_anybody(tmp_path: Path) -> 
     assert answers == ["unkind"] * 3
     assert limited.value.error.data == {"grpcStatus": "RESOURCE_EXHAUSTED"}
     assert refused.value.error.data == {"grpcStatus": "PERMISSION_DENIED"}
+
+
+async def test_oauth2_client_gets_its_tokens_from_a_real_provider(tmp_path: Path) -> None:
+    """Seed: `OAuth2AuthProvider`; the server introspects opaque tokens, the client asks for them by its credentials."""
+    secret = tmp_path / "client-secret"
+    secret.write_text("provider-secret\n")
+    with provider(tmp_path) as issuer:
+        both = OAuth2AuthProvider(
+            issuer=issuer,
+            client_id="mcp-gateway",
+            client_secret_path=secret,
+            audience="mcp-gateway",
+            introspection_url=f"{issuer}/oauth/introspect",
+            subject_claim="client_id",
+        )
+        server = SecureMCPServer(
+            base_server(),
+            both,
+            RBACAuthorization({"mcp-gateway": ["analyze_sentiment"]}),
+            port=0,
+            home=tmp_path / "home",
+        )
+        async with server.running() as address:
+            with_ca = dataclasses.replace(both, ca_path=server.home.certs / "sidecar" / "ca.crt")
+            async with client(address, with_ca) as a:
+                response = await a.send_request("analyze_sentiment", {"text": "love"})
+    assert response.result == "kind"
+
+
+@contextlib.contextmanager
+def provider(directory: Path) -> Iterator[str]:
+    """The issuer URL of Canaille, an OpenID provider."""
+    script = Path(__file__).parents[1] / "tokens" / "run_provider.py"
+    with subprocess.Popen(
+        (sys.executable, str(script), str(directory)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 async def test_without_authorization_nothing_is_allowed(ca: Path, tmp_path: Path) -> None:
