@@ -34,6 +34,7 @@ _MAX_ITEMS: Final = 20_000
 _MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 """Of JSON, which is about ten times as much in memory; the last list is kept whatever its size."""
 _MAX_VIEWS: Final = 4000
+_NEVER: Final = -1e9
 _ASK_AGAIN_S: Final = 1.0
 """A name that a list just did not have is not asked for at once."""
 
@@ -59,7 +60,8 @@ class _View:
 
     offers: dict[str, tuple[Offer, ...]] = field(default_factory=dict)
     learnt_at: dict[str, float] = field(default_factory=dict)
-    whole_at: float = -1e9
+    """Empty once the server says that something changed: names that stand in `offers` only are to be asked for."""
+    whole_at: float = _NEVER
     size_bytes: int = 0
     counted_bytes: int = 0
     partial: bool = False
@@ -79,6 +81,8 @@ class Catalog:
         self._offer_bytes = 0
         self._view_bytes = 0
         self._own: set[int] = set()
+        self._changed: set[tuple[str, Kind]] = set()
+        """Lists that the server called changed while they were being read."""
 
     async def request(self, exchange: Exchange, caller: Caller, ask: Ask) -> bytes:
         """As a `Guard`: nothing is changed, lists are learnt from."""
@@ -99,7 +103,7 @@ class Catalog:
         view = self._views.get(key)
         if view is not None:
             offers = view.offers.get(name)
-            if offers and self._clock() - view.learnt_at[name] <= self._lifetime_s:
+            if offers and self._clock() - view.learnt_at.get(name, _NEVER) <= self._lifetime_s:
                 return offers
         return (await self._fresh(key, exchange, name, ask)).offers.get(name, ())
 
@@ -133,10 +137,13 @@ class Catalog:
         return made
 
     def forget(self, viewer: str) -> None:
+        """Cheap when repeated: a server may say so without end."""
         for kind in _LIST_OF:
+            if (viewer, kind) in self._locks:
+                self._changed.add((viewer, kind))
             if view := self._views.get((viewer, kind)):
-                view.learnt_at = dict.fromkeys(view.learnt_at, -1e9)
-                view.whole_at = -1e9
+                view.learnt_at.clear()
+                view.whole_at = _NEVER
 
     async def _fresh(self, key: tuple[str, Kind], exchange: Exchange, name: str | None, ask: Ask) -> _View:
         """The whole list, read again unless that was just done. Callers of one viewer wait for one reading."""
@@ -150,13 +157,14 @@ class Catalog:
         finally:
             if not guard.locked():
                 self._locks.pop(key, None)
+                self._changed.discard(key)
 
     def _reliable(self, view: _View, name: str | None) -> bool:
         now = self._clock()
         if name is None:
             return now - view.whole_at <= self._lifetime_s
         if name in view.offers:
-            return now - view.learnt_at[name] <= self._lifetime_s
+            return now - view.learnt_at.get(name, _NEVER) <= self._lifetime_s
         return now - view.whole_at <= min(_ASK_AGAIN_S, self._lifetime_s)
 
     async def _drain(self, key: tuple[str, Kind], exchange: Exchange, ask: Ask) -> _View:
@@ -165,6 +173,7 @@ class Catalog:
         found: dict[str, list[Offer]] = {}
         cursor, size, items, partial = b"", 0, 0, False
         began = self._clock()
+        self._changed.discard(key)
         for _ in range(_MAX_PAGES):
             answer = await self._ask(_list_exchange(exchange, kind, params, cursor), ask)
             page = _page_of(kind, answer)
@@ -183,8 +192,9 @@ class Catalog:
             raise too_large(f"the MCP server's list of {kind}", self._max_list_bytes)
         view = _View()
         view.offers = {name: tuple(offers) for name, offers in found.items()}
-        view.learnt_at = dict.fromkeys(found, began)
-        view.whole_at = began
+        if key not in self._changed:  # else it is good for the call that asked, and for no other
+            view.learnt_at = dict.fromkeys(found, began)
+            view.whole_at = began
         view.size_bytes = size
         view.partial = partial
         self._keep(key, view)
@@ -209,13 +219,19 @@ class Catalog:
         self._collect(kind, page, found)
         view = self._views.get(key) or _View()
         now = self._clock()
-        if not _has_cursor(exchange.params_json) and "nextCursor" not in page.members:
-            view = _View(whole_at=now, size_bytes=len(answer))
+        whole = not _has_cursor(exchange.params_json) and "nextCursor" not in page.members
+        if whole or self._outgrows(view, len(answer), len(found)):
+            view = _View(whole_at=now if whole else _NEVER, size_bytes=len(answer))
         else:
             view.size_bytes += len(answer)
         view.offers |= {name: tuple(offers) for name, offers in found.items()}
         view.learnt_at |= dict.fromkeys(found, now)
         self._keep(key, view)
+
+    def _outgrows(self, view: _View, more_bytes: int, more_items: int) -> bool:
+        """Pages may come without end, for as long as somebody asks: one viewer's must not crowd out the others'."""
+        most = min(self._max_list_bytes, _MAX_KEPT_BYTES // 4)
+        return view.size_bytes + more_bytes > most or len(view.offers) + more_items > _MAX_ITEMS
 
     def _collect(self, kind: Kind, page: Page, found: dict[str, list[Offer]]) -> None:
         for name, item in zip(page.names, page.items, strict=True):
