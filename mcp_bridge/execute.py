@@ -81,12 +81,12 @@ class Executor:
         self._recorder = recorder
         self._guards = guards
         self._request_timeout_s = request_timeout_s
-        self._max_answer_bytes = max_answer_bytes
+        self.max_answer_bytes = max_answer_bytes
         self._endless: set[Outbox] = set()
         self.in_flight = 0
 
     def outbox(self) -> Outbox:
-        return Outbox(self._max_answer_bytes)
+        return Outbox(self.max_answer_bytes)
 
     async def request(
         self, rpc: str, metadata: Any, size: int, read: Read, outbox: Outbox | None = None
@@ -236,8 +236,8 @@ class Executor:
         return answer
 
     def _check_size(self, answer: bytes) -> None:
-        if len(answer) > self._max_answer_bytes:
-            raise too_large("the answer", self._max_answer_bytes)
+        if len(answer) > self.max_answer_bytes:
+            raise too_large("the answer", self.max_answer_bytes)
 
     async def _timed(self, visit: Visit, work: Any, *, endless: bool) -> Any:
         visit.upstream_from = time.perf_counter()

@@ -12,12 +12,18 @@ from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
 from mcp_grpc_transport_proto import mcp_messages_pb2 as pb
 
-from secure_mcp_grpc.calls import Malformed, McpCall, check_name
+from secure_mcp_grpc.calls import PROTOCOL_VERSION_META_KEY, Malformed, McpCall, check_name
 
-__all__ = ["TYPED", "read_typed_call", "struct_to_dict"]
+__all__ = ["TYPED", "TYPED_VERSION", "read_typed_call", "struct_to_dict"]
 
 TYPED: Final = "/model_context_protocol.Mcp/"
 """Path prefix of the typed service."""
+TYPED_VERSION: Final = "2026-07-28"
+"""What its messages are written for."""
+
+_MAY_ASK: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
+"""2026-07-28, "Supported Requests": only these may be answered with a wish for input."""
+_MAX_EXACT: Final = 2**53
 
 
 def read_typed_call(rpc: str, message: bytes) -> McpCall:
@@ -30,15 +36,37 @@ def read_typed_call(rpc: str, message: bytes) -> McpCall:
         raise Malformed("no such RPC")
     request_class, read = known
     try:
-        call = read(request_class.FromString(message))
+        request = request_class.FromString(message)
     except DecodeError:
         raise Malformed("the gRPC message does not parse") from None
+    call = read(request)
     check_name(call.name)
+    _check_common(request.common, call.method)
     return call
 
 
+def _check_common(common: pb.RequestFields, method: str) -> None:
+    """Raises `Malformed` for what two readers might take differently, or what MCP has no word for."""
+    if common.HasField("resume_data"):
+        raise Malformed("resume_data has no meaning in MCP; send the request_state that came with the response")
+    if method not in _MAY_ASK and (common.input_responses or common.HasField("request_state")):
+        raise Malformed("only CallTool, GetPrompt and ReadResource can be given input")
+    for response in common.input_responses.values():
+        if len(response.ListFields()) != 1:
+            raise Malformed("an input response must be one of a sampled message, roots and an elicited value")
+    if not common.HasField("metadata"):
+        return
+    metadata = struct_to_dict(common.metadata)
+    if len({key.casefold() for key in metadata}) != len(metadata):
+        raise Malformed("metadata has keys that differ in case only")
+    if metadata.get(PROTOCOL_VERSION_META_KEY, TYPED_VERSION) != TYPED_VERSION:
+        raise Malformed(f"this service speaks {TYPED_VERSION}; metadata must not name another version")
+
+
 def struct_to_dict(struct: struct_pb2.Struct) -> dict[str, Any]:
-    """The JSON object that `struct` stands for; whole numbers become integers. Raises `Malformed` for what is not JSON.
+    """The JSON object that `struct` stands for; whole numbers up to 2^53 become integers.
+
+    Raises `Malformed` for what is not JSON.
 
     google.protobuf bounds the depth when it parses, so the recursion here is bounded too.
     """
@@ -65,7 +93,7 @@ def _value(value: struct_pb2.Value) -> Any:
 def _number(number: float) -> int | float:
     if not math.isfinite(number):
         raise Malformed("numbers must be finite")
-    return int(number) if number.is_integer() else number
+    return int(number) if number.is_integer() and abs(number) <= _MAX_EXACT else number
 
 
 def _lists(method: str) -> Callable[[Any], McpCall]:
