@@ -17,6 +17,7 @@ from authz_service.identity import Identity
 from authz_service.verdict import FAULT, HTTP_STATUS, Allow, Deny
 from secure_mcp_grpc import headers
 from secure_mcp_grpc.calls import target
+from secure_mcp_grpc.http_calls import refusal_body
 from secure_mcp_grpc.records import DecisionRecord, timestamp
 
 __all__ = ["FAULT_ANSWER", "answer", "percent_encode", "record_of", "ticket_header"]
@@ -53,25 +54,38 @@ def record_of(case: Case, verdict: Allow | Deny) -> DecisionRecord:
     )
 
 
-def answer(case: Case | None, verdict: Allow | Deny, chain: str, seq: int) -> bytes:
+def answer(case: Case | None, verdict: Allow | Deny, chain: str, seq: int, reply_to: bytes | None = None) -> bytes:
     """The CheckResponse for `verdict` on `case`, recorded as number `seq` of `chain` (0: not recorded).
 
-    `case` is None where nothing may be said of the request. What repeats from
+    `case` is None where nothing may be said of the request. `reply_to` is the
+    id (JSON) of the JSON-RPC request that a refusal answers, None for one that
+    came over gRPC. What repeats from
     call to call is remembered as bytes and what does not is appended: parsing
     two messages after one another merges them (protobuf encoding, "Last One
     Wins").
     """
     if case is None:
-        return _repeated(verdict, "", None, "", (), (), "", "", "") + _tail(chain, seq, "", allowed=False)
+        head = _repeated(verdict, "", None, "", (), (), "", "", "", reply_to is not None)
+        return head + _tail(chain, seq, "", allowed=False) + _body(verdict, reply_to)
     call = case.call
     method, name, session_id = (call.method, call.name, call.session_id) if call else ("", "", "")
     repeated = _repeated if len(name) <= _LONGEST_REMEMBERED_NAME else _repeated.__wrapped__
     principal = case.principal
     user = principal.subject if principal else ""
     head = repeated(
-        verdict, case.subject, case.identity, user, case.roles, case.user_roles, case.policy.version, method, name
+        verdict,
+        case.subject,
+        case.identity,
+        user,
+        case.roles,
+        case.user_roles,
+        case.policy.version,
+        method,
+        name,
+        reply_to is not None,
     )
-    return head + _tail(chain, seq, session_id, allowed=isinstance(verdict, Allow))
+    tail = _tail(chain, seq, session_id, allowed=isinstance(verdict, Allow))
+    return head + tail + _body(verdict, reply_to) if reply_to is not None else head + tail
 
 
 def ticket_header(ticket: str) -> bytes:
@@ -92,6 +106,7 @@ def _repeated(
     policy_version: str,
     method: str,
     name: str,
+    plain: bool,
 ) -> bytes:
     response = CheckResponse()
     known = {
@@ -108,7 +123,7 @@ def _repeated(
     }
     _add_metadata(response, known)
     if isinstance(verdict, Deny):
-        _refuse(response, verdict)
+        _refuse(response, verdict, plain=plain)
     else:
         _permit(
             response,
@@ -158,17 +173,33 @@ def _permit(response: CheckResponse, values: Mapping[str, str]) -> None:
     ok.headers_to_remove.append("authorization")
 
 
-def _refuse(response: CheckResponse, verdict: Deny) -> None:
+def _refuse(response: CheckResponse, verdict: Deny, *, plain: bool) -> None:
+    """`plain`: for a client over plain HTTP, which gets a body instead (`_body`)."""
     response.status.code = verdict.code
     response.status.message = verdict.reason
     denied = response.denied_response
     denied.status.code = HTTP_STATUS[verdict.code]
+    wait_s = max(1, math.ceil(verdict.retry_after_s)) if verdict.retry_after_s else 0
+    if wait_s:
+        _add_header(denied.headers, "retry-after", str(wait_s))
+    if plain:
+        denied.status.code = 413 if verdict.reason == "too_large" else HTTP_STATUS[verdict.code]
+        _add_header(denied.headers, "content-type", "application/json")
+        return
     _add_header(denied.headers, "grpc-status", str(int(verdict.code)))
     _add_header(denied.headers, "grpc-message", percent_encode(verdict.sentence))
-    if verdict.retry_after_s:
-        wait_s = max(1, math.ceil(verdict.retry_after_s))
-        _add_header(denied.headers, "retry-after", str(wait_s))
+    if wait_s:
         _add_header(denied.headers, "grpc-status-details-bin", _details(verdict, wait_s))
+
+
+def _body(verdict: Allow | Deny, reply_to: bytes | None) -> bytes:
+    """What to append to a refusal that is answered over plain HTTP: the JSON-RPC error."""
+    if reply_to is None or isinstance(verdict, Allow):
+        return b""
+    response = CheckResponse()
+    text = refusal_body(reply_to, verdict.sentence, verdict.code.name, verdict.json_rpc_code)
+    response.denied_response.body = text.decode()
+    return bytes(response.SerializeToString())
 
 
 def _details(verdict: Deny, wait_s: int) -> str:

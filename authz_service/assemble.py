@@ -11,6 +11,7 @@ from authz_service.checker import Checker
 from authz_service.frames.judge import JUDGE, FrameJudge
 from authz_service.frames.metrics import FrameMetrics
 from authz_service.frames.tickets import Tickets
+from authz_service.http_request import PlainHttp
 from authz_service.identity import IdentityReader
 from authz_service.journal import Journal
 from authz_service.limits import build_limits
@@ -76,7 +77,7 @@ def assemble(
     built_in: dict[str, Sequence[Step]] = {
         "identity": (
             IdentityStep(settings.auth_type, certificates, tokens.authenticators),
-            MessageStep(settings.max_body_bytes),
+            MessageStep(settings.max_body_bytes, PlainHttp.of(settings)),
         ),
         **{name: (step,) for name, step in limits.steps.items()},
         "policy": (PolicyStep(),),

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from authz_service.answer import FAULT_ANSWER, answer, record_of, ticket_header
 from authz_service.case import Case
 from authz_service.frames.tickets import RPCS, Tickets
+from authz_service.http_request import is_plain, reply_to, stays_open
 from authz_service.journal import Journal, JournalUnavailableError
 from authz_service.metrics import Metrics
 from authz_service.pipeline import Pipeline
@@ -101,16 +102,20 @@ class Checker:
         ticket: str | None = ""
         if self._tickets is not None and isinstance(verdict, Allow) and (rpc := _stays_open(case)):
             ticket = self._tickets.seal(case, rpc)
-            if ticket is None:
+            if ticket is None and not (rpc == "Stream" and is_plain(case)):  # most requests end soon
                 verdict = _UNWIELDY
         try:
             seq = self._journal.append(record_of(case, verdict))
         except JournalUnavailableError:
-            return JOURNAL_UNAVAILABLE.reason, answer(None, JOURNAL_UNAVAILABLE, self._journal.chain, 0)
-        head = answer(case, verdict, self._journal.chain, seq)
+            refusal = answer(None, JOURNAL_UNAVAILABLE, self._journal.chain, 0, reply_to(case))
+            return JOURNAL_UNAVAILABLE.reason, refusal
+        asked = reply_to(case) if isinstance(verdict, Deny) else None
+        head = answer(case, verdict, self._journal.chain, seq, asked)
         return verdict.reason, head + ticket_header(ticket) if ticket else head
 
 
 def _stays_open(case: Case) -> str:
     """The RPC, if it is one that gets a ticket."""
-    return RPCS.get(case.attributes.request.http.path, "") if case.attributes is not None else ""
+    if case.attributes is None:
+        return ""
+    return RPCS.get(case.attributes.request.http.path) or stays_open(case)

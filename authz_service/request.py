@@ -9,6 +9,7 @@ lengths.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from authz_service.http_request import PlainHttp
 from authz_service.verdict import Code, Deny
 from secure_mcp_grpc import calls, typed_calls
 from secure_mcp_grpc.calls import Malformed, McpCall
@@ -26,9 +27,13 @@ SESSION_PATH: Final = f"{calls.TRANSPORT}Session"
 _CONTENT_TYPES: Final = ("application/grpc", "application/grpc+proto")
 
 
-def read_call(http: "AttributeContext.HttpRequest", max_body_bytes: int) -> McpCall | Deny:
-    """The call in `http`, or why it is none."""
+def read_call(
+    http: "AttributeContext.HttpRequest", max_body_bytes: int, plain: PlainHttp | None = None
+) -> McpCall | Deny:
+    """The call in `http`, or why it is none. `plain` reads what comes as plain MCP over HTTP, where that is served."""
     path, body, headers = http.path, http.raw_body, http.headers
+    if plain is not None and plain.is_asked(path):
+        return plain.read(http, max_body_bytes)
     if path == SESSION_PATH:
         return _session(http)
     service, _, rpc = path.rpartition("/")

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from authz_service.audit.settings import JournalSettings
 from authz_service.frames.settings import FrameSettings
+from authz_service.http_request import PlainHttpSettings
 from authz_service.policy.settings import PolicySettings
 from authz_service.quotas.settings import QuotaSettings
 from authz_service.redis_settings import RedisSettings
@@ -25,6 +26,7 @@ class AuthzSettings(
     RedisSettings,
     TokenSettings,
     FrameSettings,
+    PlainHttpSettings,
 ):
     """Section `authz` of the file, environment variables `MCP_AUTHZ_*`."""
 

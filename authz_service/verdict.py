@@ -31,6 +31,7 @@ Reason = Literal[
     "malformed",
     "too_large",
     "unknown_path",
+    "origin_not_allowed",
     "journal_unavailable",
     "internal_fault",
 ]
@@ -78,6 +79,8 @@ class Deny:
     rule: str = ""
     retry_after_s: float = 0.0
     """When it may be worth trying again; 0 where that is unknown."""
+    json_rpc_code: int = 0
+    """The code that MCP has for it, for clients over plain HTTP; 0 where it has none."""
 
 
 FAULT: Final = Deny(Code.INTERNAL, "internal_fault", "the request could not be judged and was refused")

@@ -15,6 +15,7 @@ from mcp_bridge.execute import Executor
 from mcp_bridge.guards import Guard
 from mcp_bridge.listing import PolicyLists, authz_channel
 from mcp_bridge.metrics import BridgeMetrics
+from mcp_bridge.plain_serving import serving_plain_http
 from mcp_bridge.protect.build import protect_guards
 from mcp_bridge.recording import Recorder
 from mcp_bridge.reflection import reflection_routes
@@ -97,6 +98,7 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
                 max_answer_bytes=settings.max_answer_bytes,
             )
             await server.start(socket)
+            stop_plain = await closing.enter_async_context(serving_plain_http(settings, routes))
             await health.serving()
             endpoints = {"grpc": f"unix:{socket.absolute()}", "metrics": metrics_address}
             lifecycle.announce(run_dir, PART, endpoints)
@@ -107,6 +109,7 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
             await health.stopping()
             executor.stop_streams()
             streams.stop()
+            stop_plain()
             await server.stop(_DRAIN_S)
             socket.unlink(missing_ok=True)
 

@@ -8,23 +8,13 @@ from typing import Any, Final
 
 import grpc
 
+from secure_mcp_grpc.http_calls import JSON_RPC_CODES, OTHER_CODE
+
 __all__ = ["CODES", "NO_RESPONSE", "error_of"]
 
-CODES: Final[dict[grpc.StatusCode, int]] = {
-    grpc.StatusCode.UNAUTHENTICATED: -32010,
-    grpc.StatusCode.PERMISSION_DENIED: -32011,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: -32012,
-    grpc.StatusCode.UNAVAILABLE: -32013,
-    grpc.StatusCode.DEADLINE_EXCEEDED: -32014,
-    grpc.StatusCode.NOT_FOUND: -32015,
-    grpc.StatusCode.INVALID_ARGUMENT: -32016,
-    grpc.StatusCode.UNIMPLEMENTED: -32017,
-    grpc.StatusCode.INTERNAL: -32018,
-}
-"""In the band that JSON-RPC leaves to implementations and MCP to nobody (-32010 to -32019)."""
+CODES: Final[dict[grpc.StatusCode, int]] = {grpc.StatusCode[name]: code for name, code in JSON_RPC_CODES.items()}
 
 _OF_CORE: Final = ("RST_STREAM", "Internal error from Core")
-_OTHER: Final = -32019
 NO_RESPONSE: Final = "the stream ended without a response"
 _BROKEN_OFF: Final = "the connection to the server broke off before it answered"
 
@@ -36,4 +26,4 @@ def error_of(code: grpc.StatusCode, details: str | None) -> dict[str, Any]:
         # and a write to a stream that has just ended.
         code, details = grpc.StatusCode.UNAVAILABLE, _BROKEN_OFF
     message = details or f"the call failed with gRPC status {code.name}"
-    return {"code": CODES.get(code, _OTHER), "message": message, "data": {"grpcStatus": code.name}}
+    return {"code": CODES.get(code, OTHER_CODE), "message": message, "data": {"grpcStatus": code.name}}

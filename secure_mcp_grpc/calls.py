@@ -27,6 +27,8 @@ __all__ = [
     "Malformed",
     "McpCall",
     "call_of_frame",
+    "call_of_params",
+    "check_keys",
     "check_name",
     "is_request_id",
     "name_of",
@@ -36,6 +38,7 @@ __all__ = [
     "read_notification",
     "read_request",
     "read_transport_call",
+    "session_call",
     "target",
 ]
 
@@ -126,11 +129,11 @@ def read_transport_call(rpc: str, message: bytes) -> McpCall:
             case "Notify":
                 return read_notification(pb.Notification.FromString(message))
             case "Listen":
-                return _session_call(LISTEN, pb.ListenRequest.FromString(message).session_id)
+                return session_call(LISTEN, pb.ListenRequest.FromString(message).session_id)
             case "Reply":
-                return _session_call(REPLY, pb.ReplyRequest.FromString(message).session_id)
+                return session_call(REPLY, pb.ReplyRequest.FromString(message).session_id)
             case "EndSession":
-                return _session_call(END_SESSION, pb.EndSessionRequest.FromString(message).session_id)
+                return session_call(END_SESSION, pb.EndSessionRequest.FromString(message).session_id)
     except DecodeError:
         raise Malformed("the gRPC message does not parse") from None
     raise Malformed("no such RPC")
@@ -152,7 +155,7 @@ def call_of_frame(frame: pb.ClientFrame) -> McpCall:
         case "notification":
             return read_notification(frame.notification)
         case "reply":
-            return _session_call(REPLY, frame.reply.session_id)
+            return session_call(REPLY, frame.reply.session_id)
     raise Malformed("a frame must hold a request, a notification or a reply")
 
 
@@ -214,10 +217,15 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
         raise Malformed("params_json is not valid JSON") from None
     if not isinstance(value, dict):
         raise Malformed("params_json must be a JSON object")
-    for one in (value, value.get("_meta")):
+    check_keys(value)
+    return value
+
+
+def check_keys(params: Mapping[str, Any]) -> None:
+    """Raises `Malformed` where two keys at the top of `params`, or in its `_meta`, differ in case only."""
+    for one in (params, params.get("_meta")):
         if isinstance(one, dict) and len({key.casefold() for key in one}) != len(one):
             raise Malformed("params_json has keys that differ in case only")
-    return value
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -228,20 +236,26 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def _session_call(method: str, session_id: str) -> McpCall:
+def session_call(method: str, session_id: str) -> McpCall:
+    """What concerns a session and is no MCP method, such as `grpc:listen`; raises `Malformed` without a session."""
     if not session_id or not _SESSION.fullmatch(session_id):
         raise Malformed("session_id must be visible ASCII")
     return McpCall(method, "", {}, session_id=session_id)
 
 
 def _read(method: str, version: str, session_id: str, params_json: bytes) -> McpCall:
+    params = parse_json_object(params_json) if params_json else {}
+    return call_of_params(method, version, session_id, params)
+
+
+def call_of_params(method: str, version: str, session_id: str, params: Mapping[str, Any]) -> McpCall:
+    """The call of a request or notification; raises `Malformed`. `params` were parsed by `STRICT_JSON`."""
     if not _METHOD.fullmatch(method):
         raise Malformed("method must be a short name of letters, digits and / . _ - $")
     if not _VERSION.fullmatch(version):
         raise Malformed("protocol_version must be a short version name")
     if not _SESSION.fullmatch(session_id):
         raise Malformed("session_id must be visible ASCII")
-    params = parse_json_object(params_json) if params_json else {}
     _check_version(version, params)
     name = name_of(method, params)
     check_name(name)

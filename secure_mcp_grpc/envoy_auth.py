@@ -30,6 +30,7 @@ def auth_values(settings: EnvoySettings, parts: Mapping[str, Any], known: Mappin
     }
     certificates, tokens = settings.shows_certificate, settings.takes_tokens
     metadata = resource_metadata(settings) if tokens else None
+    http1 = metadata or settings.streamable_http
 
     def part(name: str, wanted: object = True, **values: Any) -> Any:
         return fill(parts[name], {**known, **values}) if wanted else None
@@ -49,10 +50,10 @@ def auth_values(settings: EnvoySettings, parts: Mapping[str, Any], known: Mappin
         "subject_limit": part("subject_limit", not certificates),
         # Strangers may connect where no certificate is asked for, and connections are limited in number.
         "connection_idle": "900s" if certificates else "60s",
-        "codec": "AUTO" if metadata else "HTTP2",
-        "alpn": ["h2", "http/1.1"] if metadata else ["h2"],
-        "say_protocol": part("say_protocol", metadata),
-        "http1_stop": part("http1_stop", metadata),
+        "codec": "AUTO" if http1 else "HTTP2",
+        "alpn": ["h2", "http/1.1"] if http1 else ["h2"],
+        "say_protocol": part("say_protocol", http1),
+        "http1_stop": part("http1_stop", http1),
         "metadata_route": route(METADATA_PATH, True),
         "metadata_route_of_path": route(_path(settings, METADATA_PATH), _path(settings, "")),
         "challenge": part("challenge", tokens),

@@ -15,6 +15,7 @@ import yaml
 from secure_mcp_grpc import headers
 from secure_mcp_grpc.envoy_admin import AdminError, drain, listener_address
 from secure_mcp_grpc.envoy_auth import auth_values, bucket
+from secure_mcp_grpc.envoy_http import plain_http_replies, plain_http_values
 from secure_mcp_grpc.envoy_settings import EgressPeer, EnvoySettings
 from secure_mcp_grpc.envoy_template import dump, fill, template
 from secure_mcp_grpc.envoy_trust import keeping_trust, refresh_trust, render_secrets, secret_path, write_secrets
@@ -171,7 +172,10 @@ def _values(settings: EnvoySettings, parts: Mapping[str, Any]) -> dict[str, Any]
         **{name: getattr(settings, name) for name in _PLAIN_LIMITS},
     }
     values |= auth_values(settings, parts, values)
-    return {**values, "local_replies": fill(parts["local_replies"], values)}
+    values |= plain_http_values(settings, parts, values)
+    replies = fill(parts["local_replies"], values)
+    replies["mappers"][:0] = plain_http_replies(settings, parts, values["too_large"])
+    return {**values, "local_replies": replies}
 
 
 def _sds(settings: EnvoySettings, name: str) -> Any:

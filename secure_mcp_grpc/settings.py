@@ -38,7 +38,7 @@ def from_env(name: str, **field: Any) -> Any:
     return Field(json_schema_extra={"env": name}, **field)
 
 
-_COMMON_ONLY = frozenset({"auth_type", "allow_no_auth"})
+_COMMON_ONLY = frozenset({"auth_type", "allow_no_auth", "streamable_http"})
 
 
 class Settings(BaseModel):
@@ -109,6 +109,10 @@ class CommonSettings(Settings):
 
     allow_no_auth: Annotated[bool, from_env("MCP_ALLOW_NO_AUTH")] = False
     """The switch without which `auth_type: none` does not start. For development: anybody is `anonymous`."""
+
+    streamable_http: Annotated[bool, from_env("MCP_STREAMABLE_HTTP")] = False
+    """Serve plain MCP over HTTPS, too: `POST`, `GET` and `DELETE` at `/mcp`, over HTTP/1.1 and HTTP/2, for clients that
+    can run nothing of ours. The same identities, policy, limits and records as for gRPC."""
 
     log_format: Annotated[typing.Literal["auto", "json", "text"], from_env("MCP_LOG_FORMAT")] = "auto"
     """`auto` is text on a terminal and JSON otherwise."""

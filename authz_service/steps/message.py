@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from authz_service.case import Case
+from authz_service.http_request import PlainHttp
 from authz_service.request import read_call
 from authz_service.verdict import FAULT, Code, Deny
 
@@ -19,13 +20,15 @@ _TOO_DEEP: Final = Deny(Code.INVALID_ARGUMENT, "malformed", "the arguments are n
 class MessageStep:
     """Finds `call` and `args_digest`."""
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, plain: PlainHttp | None = None) -> None:
+        """`plain` is None unless plain MCP over HTTP is served."""
         self._max_body_bytes = max_body_bytes
+        self._plain = plain
 
     def judge(self, case: Case) -> Deny | None:
         if case.attributes is None:
             return FAULT
-        call = read_call(case.attributes.request.http, self._max_body_bytes)
+        call = read_call(case.attributes.request.http, self._max_body_bytes, self._plain)
         if isinstance(call, Deny):
             return call
         try:

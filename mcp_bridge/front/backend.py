@@ -6,7 +6,7 @@ messages; failures of hops are answers, too (a JSON-RPC error under the
 request's id), except those that `BackendError` tells.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -39,13 +39,22 @@ class Answer:
 
 
 class BackendError(Exception):
-    """Nothing could be passed on; `sentence` and `code` are for the client, `http_status` where it speaks HTTP."""
+    """Nothing could be passed on; `sentence`, `code` and `data` are for the client, `http_status` where it speaks
+    HTTP."""
 
-    def __init__(self, sentence: str, *, code: int = INTERNAL_ERROR, http_status: int = 503) -> None:
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        code: int = INTERNAL_ERROR,
+        http_status: int = 503,
+        data: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.code = code
         self.http_status = http_status
+        self.data = data
 
 
 class SessionUnknown(BackendError):

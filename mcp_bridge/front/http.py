@@ -47,6 +47,7 @@ class HttpFront:
     session's server says as soon as the session is up, so that a client
     without a GET stream can be asked, too, and ends the sessions when it
     stops. Without it, it listens only while a GET stream is open.
+    `asks_for_tools`: it may send a `tools/list` of its own.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class HttpFront:
         max_sessions: int = 1000,
         max_in_flight: int = 1000,
         listens_ahead: bool = True,
+        asks_for_tools: bool = True,
     ) -> None:
         self._backend = backend
         self._access = access
@@ -73,7 +75,7 @@ class HttpFront:
         self._listens_ahead = listens_ahead
         self._conversations = Conversations(backend, max_sessions, idle_s, max_answer_bytes)
         self._streams: dict[RequestStream, asyncio.Task[None]] = {}
-        self._params = ParamHeaders()
+        self._params = ParamHeaders(asks=asks_for_tools)
         self._group: asyncio.TaskGroup | None = None
 
     @contextlib.asynccontextmanager
@@ -104,7 +106,7 @@ class HttpFront:
         try:
             refusal = await self._serve(scope, headers, receive, reply)
         except BackendError as error:
-            refusal = Refusal(error.http_status, error.code, error.sentence)
+            refusal = Refusal(error.http_status, error.code, error.sentence, error.data)
         if refusal is not None:
             await reply.refuse(refusal)
 
@@ -239,7 +241,7 @@ class HttpFront:
         if isinstance(conversation.failure, SessionUnknown):
             raise conversation.failure
         if conversation.failure is not None:
-            return Refusal(405, conversation.failure.code, conversation.failure.sentence)
+            return Refusal(405, conversation.failure.code, conversation.failure.sentence, conversation.failure.data)
         return None
 
     async def _delete(self, headers: Headers, reply: Reply) -> Refusal | None:
@@ -372,4 +374,4 @@ def _event_id(stream: RequestStream, number: int) -> str:
 
 def _failed(stream: RequestStream) -> Refusal:
     failure = stream.failure or BackendError("the server is stopping")
-    return Refusal(failure.http_status, failure.code, failure.sentence)
+    return Refusal(failure.http_status, failure.code, failure.sentence, failure.data)

@@ -32,9 +32,13 @@ _DECIMAL: Final = re.compile(r"-?[0-9]{1,64}(\.[0-9]{1,64})?")
 
 
 class ParamHeaders:
-    """Of one front; what is known is kept for each owner of the backend, who may see other tools than the next."""
+    """Of one front; what is known is kept for each owner of the backend, who may see other tools than the next.
 
-    def __init__(self) -> None:
+    Without `asks` it goes by the lists that pass by, and nothing else.
+    """
+
+    def __init__(self, *, asks: bool = True) -> None:
+        self._asks = asks
         self._mirrors: dict[str, ParamMirrors] = {}
 
     async def check(self, backend: Backend, request: Request, via: Via) -> Refusal | None:
@@ -44,6 +48,8 @@ class ParamHeaders:
             return None
         mirrors = self._of(backend.owner(via))
         known = mirrors.of(request.name)
+        if not self._asks:
+            return flaw(known, request, via.headers) if known is not None else None
         if known is not None and flaw(known, request, via.headers) is None:
             return None
         async with mirrors.learning:

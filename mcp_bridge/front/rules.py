@@ -5,8 +5,6 @@ proxies need not read it, and a server MUST refuse a request whose headers and
 body disagree.
 """
 
-import base64
-import binascii
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +16,7 @@ from mcp_bridge.front.access import values
 from mcp_bridge.front.backend import Headers
 from mcp_bridge.front.messages import PARSE_ERROR, Request
 from secure_mcp_grpc.calls import PROTOCOL_VERSION_META_KEY
+from secure_mcp_grpc.http_calls import decode_mirror
 
 __all__ = [
     "HANDSHAKE_VERSIONS",
@@ -52,7 +51,6 @@ _STATUS: Final = {
     _UNSUPPORTED_VERSION: 400,
 }
 """HTTP status of a 2026-07-28 answer that is a JSON-RPC error; 200 for other codes."""
-_ENCODED = re.compile(r"=\?base64\?(.*)\?=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +118,6 @@ def check_modern(request: Request, headers: Headers) -> Refusal | None:
 def unsupported(version: str) -> Refusal:
     data = {"supported": list(MODERN_VERSIONS), "requested": version}
     return Refusal(400, _UNSUPPORTED_VERSION, "this protocol version is not supported", data)
-
-
-def decode_mirror(value: str | None) -> str | None:
-    """A header's text out of its `=?base64?…?=` form; None for one that is not well-formed."""
-    if value is None or not (found := _ENCODED.fullmatch(value)):
-        return value
-    try:
-        decoded = base64.b64decode(found.group(1), validate=True)
-        return decoded.decode() if base64.b64encode(decoded).decode() == found.group(1) else None
-    except (binascii.Error, UnicodeDecodeError):
-        return None
 
 
 def status_of(response: bytes) -> int:

@@ -17,6 +17,7 @@ SHARED = {
             "errors",
             "headers",
             "health",
+            "http_calls",
             "http2",
             "lifecycle",
             "limit_settings",

@@ -1,5 +1,5 @@
-"""Renders Envoy's configuration for every authentication type, with and without federation, from certificates of its
-own, and has the real Envoy validate each; for CI.
+"""Renders Envoy's configuration for every authentication type, with and without federation and plain HTTP, from
+certificates of its own, and has the real Envoy validate each; for CI.
 """
 
 import sys
@@ -37,6 +37,7 @@ def environments(root: Path) -> dict[str, dict[str, str]]:
     for name in get_args(AuthType):
         own = {**common, "MCP_AUTH_TYPE": name}
         cases |= {name: own, f"{name}, metadata": {**own, **metadata}, f"{name}, federated": {**own, **federation}}
+        cases[f"{name}, plain HTTP"] = {**own, **metadata, "MCP_STREAMABLE_HTTP": "true"}
         cases[f"{name}, anywhere"] = {**own, "MCP_SERVER_HOST": "::", "MCP_SERVER_PORT": "0"}
     return cases
 
