@@ -14,6 +14,7 @@ __all__ = [
     "ACTIVITY",
     "ALL",
     "CHOICES",
+    "FINDINGS",
     "FLOWS",
     "HANDSHAKES",
     "HANDSHAKE_TIMELINE",
@@ -73,6 +74,19 @@ _KEPT: Final = """
     AND (empty({outcomes:Array(String)}) OR has({outcomes:Array(String)}, outcome))
 """
 
+_STANDING: Final = "('grpc:session', 'grpc:listen', 'subscriptions/listen')"
+"""Streams that last as long as their client likes: no latency."""
+
+_RULE: Final = "if(t.rule = '', d.rule, t.rule) AS rule"
+_DECISIONS_OF_FRAMES: Final = f"""
+    LEFT ANY JOIN (
+        SELECT chain, seq, toString(rule) AS rule, toString(spiffe_id) AS spiffe_id
+        FROM decisions
+        WHERE decision = 'deny' AND position(request_id, '/') > 0 AND {_SPAN}
+    ) AS d ON t.chain = d.chain AND t.seq = d.seq
+"""  # noqa: S608
+"""The bridge, which records frames, is not told the rule by which one was refused; the journal has it."""
+
 PING: Final = Query("ping", "up", "SELECT 1 AS up LIMIT {max_rows:UInt32}", 1)
 
 ACTIVITY: Final = Query(
@@ -81,10 +95,12 @@ ACTIVITY: Final = Query(
     """
     SELECT 'requests' AS source, count() AS stored, max(ts) AS latest FROM requests
     UNION ALL
+    SELECT 'interactions' AS source, count() AS stored, max(ts) AS latest FROM interactions
+    UNION ALL
     SELECT 'handshakes' AS source, count() AS stored, max(ts) AS latest FROM handshakes
     LIMIT {max_rows:UInt32}
     """,
-    2,
+    3,
 )
 """How much is stored at all, and when the latest of it happened: tells an empty store from an empty window."""
 
@@ -107,8 +123,9 @@ SUMMARY: Final = Query(
         uniqExactIf(tool, method = 'tools/call' AND tool != '') AS tools,
         sum(request_bytes) AS request_bytes,
         sum(response_bytes) AS response_bytes,
-        quantilesIf(0.5, 0.95, 0.99)(duration_us, outcome = 'allowed') AS duration_us
-    FROM requests
+        quantilesIf(0.5, 0.95, 0.99)(duration_us, outcome = 'allowed' AND method NOT IN {_STANDING})
+            AS duration_us
+    FROM traffic
     WHERE ts >= fromUnixTimestamp64Micro({{previous_us:Int64}}, 'UTC')
         AND ts < fromUnixTimestamp64Micro({{end_us:Int64}}, 'UTC')
         AND {_KEPT}
@@ -127,7 +144,7 @@ TIMELINE: Final = Query(
         intDiv(toUnixTimestamp(ts), {{bucket_s:UInt32}}) * {{bucket_s:UInt32}} AS bucket,
         outcome,
         count() AS requests
-    FROM requests
+    FROM traffic
     WHERE {_SPAN} AND {_KEPT}
     GROUP BY bucket, outcome
     ORDER BY bucket, outcome
@@ -148,7 +165,7 @@ TOOLS: Final = Query(
         countIf(outcome IN ('denied', 'limited')) AS refused,
         countIf(outcome IN ('error', 'unavailable', 'cancelled')) AS failed,
         quantilesIf(0.5, 0.95)(duration_us, outcome = 'allowed') AS duration_us
-    FROM requests
+    FROM traffic
     WHERE {_SPAN} AND {_KEPT}
     GROUP BY method, tool
     ORDER BY requests DESC, method, tool
@@ -165,7 +182,7 @@ FLOWS: Final = Query(
         identity, method, tool, outcome,
         count() AS calls,
         sum(request_bytes + response_bytes) AS bytes
-    FROM requests
+    FROM traffic
     WHERE {_SPAN} AND {_KEPT}
     GROUP BY identity, method, tool, outcome
     ORDER BY calls DESC, identity, method, tool, outcome
@@ -178,9 +195,9 @@ REASONS: Final = Query(
     "reasons",
     "identity method tool reason rule requests latest",
     f"""
-    SELECT identity, method, tool, reason, rule, count() AS requests, max(ts) AS latest
-    FROM requests
-    WHERE outcome = 'denied' AND {_SPAN} AND {_KEPT}
+    SELECT identity, method, tool, reason, {_RULE}, count() AS requests, max(t.ts) AS latest
+    FROM (SELECT * FROM traffic WHERE outcome = 'denied' AND {_SPAN} AND {_KEPT}) AS t
+    {_DECISIONS_OF_FRAMES}
     GROUP BY identity, method, tool, reason, rule
     ORDER BY requests DESC, identity, method, tool, reason, rule
     LIMIT {{max_rows:UInt32}}
@@ -195,7 +212,7 @@ LIMITS: Final = Query(
     SELECT
         identity, method, tool, if(reason = 'quota_exceeded', reason, details) AS details,
         count() AS requests, min(ts) AS earliest, max(ts) AS latest
-    FROM requests
+    FROM traffic
     WHERE outcome = 'limited' AND {_SPAN} AND {_KEPT}
     GROUP BY identity, method, tool, details
     ORDER BY requests DESC, identity, method, tool, details
@@ -209,9 +226,15 @@ REFUSALS: Final = Query(
     "ts outcome identity user method tool reason rule grpc_status peer_address spiffe_id request_id",
     f"""
     SELECT
-        ts, outcome, identity, user, method, tool, reason, rule, grpc_status, peer_address, spiffe_id, request_id
-    FROM requests
-    WHERE outcome IN ('denied', 'limited') AND {_SPAN} AND {_KEPT}
+        t.ts AS ts, outcome, identity, user, method, tool, reason, {_RULE}, grpc_status, peer_address,
+        if(t.spiffe_id = '', d.spiffe_id, t.spiffe_id) AS spiffe_id, request_id
+    FROM (
+        SELECT * FROM traffic
+        WHERE outcome IN ('denied', 'limited') AND {_SPAN} AND {_KEPT}
+        ORDER BY ts DESC
+        LIMIT {{max_rows:UInt32}}
+    ) AS t
+    {_DECISIONS_OF_FRAMES}
     ORDER BY ts DESC
     LIMIT {{max_rows:UInt32}}
     """,  # noqa: S608
@@ -245,6 +268,22 @@ HANDSHAKE_TIMELINE: Final = Query(
     2000,
 )
 
+FINDINGS: Final = Query(
+    "findings",
+    "finding identity server method tool outcome requests latest",
+    f"""
+    SELECT
+        finding, identity, server, method, tool, request_outcome AS outcome, count() AS requests, max(ts) AS latest
+    FROM interactions
+    WHERE finding != '' AND {_SPAN} AND {_KEPT.replace(", outcome)", ", request_outcome)")}
+    GROUP BY finding, identity, server, method, tool, outcome
+    ORDER BY latest DESC, finding, identity, server, method, tool, outcome
+    LIMIT {{max_rows:UInt32}}
+    """,  # noqa: S608
+    200,
+)
+"""What the bridge's guards found in tools, arguments and results; the payloads themselves are never asked for."""
+
 EVENTS: Final = Query(
     "events",
     "ts kind reason rule identity user policy_version chain",
@@ -268,7 +307,7 @@ CHOICES: Final = Query(
         arraySort(groupUniqArray(200)(toString(server))) AS servers,
         arraySort(groupUniqArray(200)(toString(method))) AS methods,
         arraySort(groupUniqArray(200)(tool)) AS tools
-    FROM requests
+    FROM traffic
     WHERE {_SPAN}
     LIMIT {{max_rows:UInt32}}
     """,  # noqa: S608
@@ -288,6 +327,7 @@ ALL: Final = (
     REFUSALS,
     HANDSHAKES,
     HANDSHAKE_TIMELINE,
+    FINDINGS,
     EVENTS,
     CHOICES,
 )

@@ -12,13 +12,15 @@ class HopError(Exception):
     """A hop failed: `code` and one sentence, both fit for the peer.
 
     `details` is a serialized `google.rpc.Status`, for the trailer `grpc-status-details-bin`.
+    `reason` is for the record: the stable code of why authz_service, or a limit of rates, refused.
     """
 
-    def __init__(self, code: grpc.StatusCode, sentence: str, details: bytes = b"") -> None:
+    def __init__(self, code: grpc.StatusCode, sentence: str, details: bytes = b"", *, reason: str = "") -> None:
         super().__init__(sentence)
         self.code = code
         self.sentence = sentence
         self.details = details
+        self.reason = reason
 
 
 def unavailable(sentence: str) -> HopError:

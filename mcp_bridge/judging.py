@@ -95,4 +95,4 @@ def refusal_of(judgement: pb.Judgement) -> HopError:
     code = _CODES.get(judgement.code, grpc.StatusCode.INTERNAL)
     if code is grpc.StatusCode.OK:
         code = grpc.StatusCode.INTERNAL
-    return HopError(code, judgement.sentence or "this was refused")
+    return HopError(code, judgement.sentence or "this was refused", reason=judgement.reason)

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import grpc
 import msgspec
@@ -20,13 +21,18 @@ from secure_mcp_grpc import logs
 from secure_mcp_grpc.calls import McpCall
 from secure_mcp_grpc.records import InteractionRecord, timestamp
 
-__all__ = ["Recorder", "Spans", "Visit"]
+__all__ = ["ENDED_BY", "Recorder", "Spans", "Visit"]
 
 logger = logging.getLogger(__name__)
 
-_REFUSED = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT})
+_REFUSED = frozenset(
+    {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INVALID_ARGUMENT}
+)
 
 _NO_META = wire.Meta()
+
+ENDED_BY: Final[ContextVar[Callable[[], HopError | None] | None]] = ContextVar("ended_by", default=None)
+"""Whoever may cancel what runs in this context tells here why it did; otherwise it passes for the client's cancel."""
 
 
 @dataclass(slots=True)
@@ -92,6 +98,8 @@ class Recorder:
 
         The work is done after the answer is on its way.
         """
+        if answer is None and (why := ENDED_BY.get()) is not None:
+            answer = why()
         asyncio.get_running_loop().call_soon(self._record, visit, answer, time.time_ns())
 
     def _record(self, visit: Visit, answer: bytes | HopError | None, ended_ns: int) -> None:
@@ -103,7 +111,7 @@ class Recorder:
         if visit.streamed:
             self._metrics.streamed.inc(visit.streamed)
         span = visit.trace or _span(visit.caller, _NO_META)
-        record = self._write(visit, span, summary, answer)
+        record = self._write(visit, span, summary, answer, (ended_ns - visit.started_ns) // 1000)
         if record.tokens_source:
             self._metrics.tokens.labels("in", record.tokens_source).inc(record.tokens_in)
             self._metrics.tokens.labels("out", record.tokens_source).inc(record.tokens_out)
@@ -114,7 +122,7 @@ class Recorder:
             logs.event(logger, logging.WARNING, "record_lost", request_id=visit.caller.request_id)
 
     def _write(
-        self, visit: Visit, span: Trace, summary: wire.Summary, answer: bytes | HopError | None
+        self, visit: Visit, span: Trace, summary: wire.Summary, answer: bytes | HopError | None, duration_us: int
     ) -> InteractionRecord:
         caller, call = visit.caller, visit.call
         captured = self._captured(Message(call, visit.params, visit.server, span.trace_id, answer))
@@ -133,6 +141,9 @@ class Recorder:
             protocol_version=call.protocol_version if call else "",
             outcome=summary.outcome,
             error_code=summary.error_code,
+            grpc_status=_grpc_status(answer),
+            reason=answer.reason if isinstance(answer, HopError) else "",
+            duration_us=max(0, duration_us),
             upstream_us=round(visit.upstream_s * 1e6),
             request_bytes=visit.request_bytes,
             response_bytes=len(answer) if isinstance(answer, bytes) else 0,
@@ -177,4 +188,14 @@ def _summary(visit: Visit, answer: bytes | HopError | None) -> wire.Summary:
         return wire.outcome_of(visit.call.method if visit.call else "", answer) if answer else wire.Summary("ok")
     if answer.code is grpc.StatusCode.CANCELLED:
         return wire.Summary("cancelled")
-    return wire.Summary("refused" if answer.code in _REFUSED else "failed")
+    if answer.code is grpc.StatusCode.UNAVAILABLE:
+        return wire.Summary("failed")
+    return wire.Summary("refused" if answer.reason or answer.code in _REFUSED else "failed")
+
+
+def _grpc_status(answer: bytes | HopError | None) -> int:
+    if isinstance(answer, bytes):
+        return 0
+    code = grpc.StatusCode.CANCELLED if answer is None else answer.code
+    number: int = code.value[0]
+    return number

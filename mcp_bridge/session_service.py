@@ -20,6 +20,7 @@ from mcp_bridge.errors import HopError, malformed
 from mcp_bridge.exchange import Exchange, Outbox
 from mcp_bridge.execute import Executor, caller_of
 from mcp_bridge.judging import MAX_BYTES, MAX_FRAMES, Judge, decided, opening, refusal_of, ticket_of
+from mcp_bridge.recording import ENDED_BY
 from mcp_bridge.serving import Context, Metadata, Routes
 from mcp_bridge.standing import Standing
 from mcp_bridge.status import error_of
@@ -178,6 +179,7 @@ class _Stream:
 
     async def run(self) -> None:
         """To the end of the client's frames and of all answers, or until this is cancelled."""
+        ENDED_BY.set(lambda: self.error)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read())
@@ -279,8 +281,8 @@ class _Stream:
             if self._running.get(key) is running:
                 del self._running[key]
             if not running.begun:  # cancelled so soon that nothing was asked
-                cancelled = HopError(grpc.StatusCode.CANCELLED, "the client cancelled this request")
-                self._executor.record(_RPC, metadata, len(frame.message), call, cancelled)
+                why = self.error or HopError(grpc.StatusCode.CANCELLED, "the client cancelled this request")
+                self._executor.record(_RPC, metadata, len(frame.message), call, why)
             self._leave()
 
         running.task.add_done_callback(finished)

@@ -13,6 +13,7 @@ from typing import Final
 
 from mcp_bridge.errors import HopError, unavailable
 from mcp_bridge.judging import MAX_BYTES, MAX_FRAMES, Judge, Metadata, refusal_of, ticket_of
+from mcp_bridge.recording import ENDED_BY
 from mcp_bridge.serving import Context, Routes, Stream
 from secure_mcp_grpc import headers, logs
 from secure_mcp_grpc.calls import TRANSPORT
@@ -210,6 +211,7 @@ class _Relay:
                 working.exception()  # it was raised already, or nobody is there to hear it
 
     async def _work(self, source: AsyncIterator[bytes]) -> None:
+        ENDED_BY.set(lambda: self._error)
         try:
             async for message in source:
                 self._taken.clear()

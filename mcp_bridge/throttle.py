@@ -58,4 +58,4 @@ class Throttle:
 
 
 def _too_fast() -> HopError:
-    return HopError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests; slow down")
+    return HopError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests; slow down", reason="rate_limited")

@@ -85,6 +85,12 @@ class InteractionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`ok`, `tool_error` (isError), `mcp_error` (JSON-RPC error), `refused`, `cancelled`, `failed`."""
     error_code: int = 0
     """JSON-RPC error code, 0 without one."""
+    grpc_status: int = -1
+    """What the RPC ended with, or a frame's own call would have; -1 where nothing says."""
+    reason: str = ""
+    """Why a frame was not executed, or a stream ended: authz_service's code, or `rate_limited`; empty mostly."""
+    duration_us: int = 0
+    """From its arrival, or a frame's admission, to its end; microseconds."""
     upstream_us: int = 0
     """Time the upstream took, microseconds."""
     request_bytes: int = 0

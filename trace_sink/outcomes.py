@@ -1,4 +1,4 @@
-"""How a request ended, in one word, from what Envoy logged about it. Pure.
+"""How a request ended, in one word, from what Envoy or the bridge logged about it. Pure.
 
 Flags are Envoy's response flags ("Access log format rules", %RESPONSE_FLAGS%).
 """
@@ -6,7 +6,7 @@ Flags are Envoy's response flags ("Access log format rules", %RESPONSE_FLAGS%).
 from collections.abc import Collection
 from typing import Final
 
-__all__ = ["FLAGS", "OUTCOMES", "outcome"]
+__all__ = ["FLAGS", "OUTCOMES", "outcome", "outcome_of_interaction"]
 
 OUTCOMES: Final = ("allowed", "denied", "limited", "cancelled", "unavailable", "error", "public")
 
@@ -48,7 +48,10 @@ _HOP_AWAY = frozenset({"LH", "UH", "UF", "UC", "UR", "UO", "URX", "RLSE", "OM", 
 # DI and RFCF say nothing about how it ended.
 _SAYS_NOTHING = frozenset({"DI", "RFCF"})
 
-_CANCELLED, _RESOURCE_EXHAUSTED, _UNAVAILABLE = 1, 8, 14
+_CANCELLED, _PERMISSION_DENIED, _UNAVAILABLE, _UNAUTHENTICATED = 1, 7, 14, 16
+_BRIDGE_REFUSED = frozenset({_PERMISSION_DENIED, _UNAUTHENTICATED})
+"""What the bridge answers after an allow: to a tool that drifted, to a stream whose caller was revoked."""
+_LIMITS = frozenset({"quota_exceeded", "rate_limited"})
 
 
 def outcome(
@@ -59,8 +62,8 @@ def outcome(
     `grpc_status` is -1 where none was sent. An MCP error travels with gRPC OK
     and is `allowed`. What authorization denied is `denied` however the
     connection ended, unless a quota was its reason; an answer of the RBAC filter is a refusal that authorization
-    did not make, and counts as `denied` too. `public` is what Envoy itself tells
-    anybody: protected-resource metadata (RFC 9728).
+    did not make, and counts as `denied` too, like one of the bridge after an allow. `public` is what Envoy itself
+    tells anybody: protected-resource metadata (RFC 9728).
     """
     if decision == "deny" and reason == "quota_exceeded":
         return "limited"
@@ -76,8 +79,26 @@ def outcome(
         return "unavailable"
     if grpc_status == _CANCELLED:
         return "cancelled"
+    if decision == "allow" and grpc_status in _BRIDGE_REFUSED:
+        return "denied"
     if details == "direct_response" and http_status == 200 and grpc_status < 0:
         return "public"
     fault = set(flags) - _SAYS_NOTHING
     answered = grpc_status == 0 or (grpc_status < 0 and 200 <= http_status < 300)
     return "allowed" if decision == "allow" and answered and not fault else "error"
+
+
+def outcome_of_interaction(*, ended: str, reason: str, grpc_status: int) -> str:
+    """The same word for what the bridge executed or refused: how Envoy's entry would read, had it been a call alone.
+
+    `ended` and the rest are those of an `InteractionRecord`.
+    """
+    if ended in ("ok", "tool_error", "mcp_error"):
+        return "allowed"
+    if ended == "cancelled" or grpc_status == _CANCELLED:
+        return "cancelled"
+    if reason in _LIMITS:
+        return "limited"
+    if grpc_status == _UNAVAILABLE:
+        return "unavailable"
+    return "denied" if reason or grpc_status in _BRIDGE_REFUSED else "error"

@@ -19,7 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from secure_mcp_grpc import headers, spiffe
 from secure_mcp_grpc.records import DecisionRecord, InteractionRecord
-from trace_sink.outcomes import FLAGS, outcome
+from trace_sink.outcomes import FLAGS, outcome, outcome_of_interaction
 from trace_sink.tables import Row, TableRow
 
 __all__ = ["Source", "dead_letter", "row"]
@@ -192,6 +192,10 @@ def _interaction(entry: Http, source: Source) -> TableRow:
         _word(record.protocol_version),
         _word(record.outcome),
         _within(record.error_code, -_I32 - 1, _I32),
+        outcome_of_interaction(ended=record.outcome, reason=record.reason, grpc_status=record.grpc_status),
+        _within(record.grpc_status, -1, _I16),
+        _word(record.reason),
+        _within(record.duration_us, 0, _U64),
         _within(record.upstream_us, 0, _U64),
         _within(record.request_bytes, 0, _U64),
         _within(record.response_bytes, 0, _U64),

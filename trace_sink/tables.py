@@ -36,9 +36,9 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "interactions": _names(
         "ts node request_id chain seq identity user server rpc method tool session_id protocol_version "
-        "outcome error_code upstream_us request_bytes response_bytes notifications arguments finding request "
-        "response payload_encoding trace_id span_id parent_span_id correlation_id hops resources digests_in "
-        "digests_out tokens_in tokens_out tokens_source"
+        "outcome error_code request_outcome grpc_status reason duration_us upstream_us request_bytes response_bytes "
+        "notifications arguments finding request response payload_encoding trace_id span_id parent_span_id "
+        "correlation_id hops resources digests_in digests_out tokens_in tokens_out tokens_source"
     ),
     "handshakes": _names("ts node peer_address failure claimed_id claimed_subject sni tls_version"),
     "dead_letters": _names("ts log_name node reason raw"),

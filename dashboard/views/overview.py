@@ -14,7 +14,10 @@ __all__ = ["page"]
 
 _COUNTS: Final = ("requests", *OUTCOMES, "identities", "tools", "request_bytes", "response_bytes")
 _FAILED: Final = ("error", "unavailable", "cancelled")
-_ESTIMATE: Final = "Of allowed requests, first byte received to last byte sent. Exact up to 8,192, estimated above."
+_ESTIMATE: Final = (
+    "Of allowed requests, first byte received to last byte sent; without sessions and listening streams, which last. "
+    "Exact up to 8,192, estimated above."
+)
 
 
 def page() -> None:

@@ -90,8 +90,9 @@ def nothing_here(scope: Scope, window: Window, what: str) -> None:
     """Say that the window has no `what`, and where the latest of all is."""
     frame = data.ask(queries.ACTIVITY, window, Filters()).frame
     latest = {str(row.source): (int(row.stored), row.latest) for row in frame.itertuples()}
-    stored, moment = latest.get("requests", (0, None))
-    tail = f" The latest request on record is of {moment:%Y-%m-%d %H:%M:%S} UTC." if stored and moment else ""
+    found = [moment for source in ("requests", "interactions") for stored, moment in [latest[source]] if stored]
+    moment = max(found, default=None)
+    tail = f" The latest request on record is of {moment:%Y-%m-%d %H:%M:%S} UTC." if moment else ""
     why = "matches the filters in this time range" if scope.filters else "in this time range"
     st.info(f"No {what} {why}.{tail}", icon=":material/info:")
 

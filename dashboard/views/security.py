@@ -1,4 +1,6 @@
-"""Security: what was refused and why, who ran into limits, and which connections never got in."""
+"""Security: what was refused and why, who ran into limits, what guards found, and who never got in."""
+
+from typing import Final
 
 import streamlit as st
 
@@ -9,6 +11,11 @@ from dashboard.views.controls import Scope
 from dashboard.window import OUTCOMES, REFUSED, Filters, Window
 
 __all__ = ["page"]
+
+_FINDINGS_HELP: Final = (
+    "tool_drift: the definition differs from the approved one. tool_unknown: nobody approved it. "
+    "invalid_arguments, invalid_result: against the tool's schema. schema_unusable: the schema cannot check anything."
+)
 
 
 def page() -> None:
@@ -29,6 +36,7 @@ def _body(scope: Scope, window: Window) -> None:
         parts.figure("Unavailable", f"{counts['unavailable']:,}", help="Nobody could decide or answer; nothing passed.")
     _denials(scope, window)
     _limits(scope, window)
+    _findings(scope, window)
     _handshakes(handshakes, window)
     _events(window)
 
@@ -97,6 +105,26 @@ def _limits(scope: Scope, window: Window) -> None:
         "latest": parts.time_column("Latest (UTC)"),
     }
     parts.table(limits, columns, key="limits", alt="Rate limited requests by identity and tool")
+
+
+def _findings(scope: Scope, window: Window) -> None:
+    st.subheader("Findings in tools and messages")
+    findings = _with_target(data.ask(queries.FINDINGS, window, scope.filters))
+    if findings.frame.empty:
+        st.caption("The bridge found nothing in this time range.")
+        return
+    columns = {
+        "finding": st.column_config.TextColumn("Finding", width=150, help=_FINDINGS_HELP),
+        "identity": st.column_config.TextColumn("Identity", width=110),
+        "server": st.column_config.TextColumn("Server", width=110),
+        "target": st.column_config.TextColumn("Tool or method", width=200),
+        "outcome": st.column_config.TextColumn(
+            "Outcome", width=80, help="allowed: the caller got an answer, which may be an MCP error."
+        ),
+        "requests": parts.count_column("Requests"),
+        "latest": parts.time_column("Latest (UTC)"),
+    }
+    parts.table(findings, columns, key="findings", alt="Findings of the bridge by identity, server and tool")
 
 
 def _handshakes(timeline: Answer, window: Window) -> None:

@@ -91,6 +91,9 @@ def real_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealStore]:
         store.insert("requests", known.requests())
         store.insert("handshakes", known.handshakes())
         store.insert("decisions", known.decisions())
+        store.insert("interactions", known.interactions())
+        for table, rows in known.pipelined().items():
+            store.insert(table, rows)
         yield store
 
 

@@ -105,3 +105,69 @@ def decisions() -> list[dict[str, object]]:
         }
         for place, (kind, reason, rule, identity) in enumerate(records)
     ]
+
+
+PIPELINED: Final = {"from": "2026-03-06T10:00", "to": "2026-03-06T11:00"}
+FRAMES: Final = 9
+RULE: Final = "p, model-b, tools/call, git_commit, deny"
+
+
+def interactions() -> list[dict[str, object]]:
+    """A call that the bridge refused: Envoy's entry of it is among the requests."""
+    return [
+        _interaction(
+            "r-1", "2026-03-04 10:05:00", "refused", "denied", 7, rpc="Call", tool=SCRIPT, finding="tool_drift"
+        )
+    ]
+
+
+def pipelined() -> dict[str, list[dict[str, object]]]:
+    """Two sessions: `s1`, and `s2`, of which Envoy's entry and the decision of a refused frame were lost."""
+    rest: dict[str, object] = {"identity": "model-b", "reason": "permitted", "rule": "p, model-b, grpc:*, *, allow"}
+    session = row("2026-03-06 10:01:00", method="grpc:session", tool="", outcome="allowed", decision="allow", **rest)
+    ended = row("2026-03-06 10:02:00", method="grpc:listen", tool="", outcome="denied", decision="allow", **rest)
+    interactions = [
+        _interaction("s1", "2026-03-06 10:01:00", "ok", "allowed", 0, method="grpc:session", tool=""),
+        _interaction("s1/1", "2026-03-06 10:01:01", "ok", "allowed", 0, seq=10),
+        _interaction("s1/2", "2026-03-06 10:01:02", "refused", "denied", 7, seq=11, tool="git_commit",
+                     reason="denied_by_rule"),
+        _interaction("s1/3", "2026-03-06 10:01:03", "refused", "limited", 8, reason="rate_limited"),
+        _interaction("s1/4", "2026-03-06 10:01:04", "cancelled", "cancelled", 1, seq=12),
+        _interaction("s1/5", "2026-03-06 10:01:05", "refused", "denied", 7, seq=13, tool=SCRIPT, finding="tool_drift"),
+        _interaction("s1/6", "2026-03-06 10:01:06", "failed", "error", 4, seq=14),
+        _interaction("s1/7", "2026-03-06 10:01:07", "tool_error", "allowed", 0, seq=15),
+        _interaction("s2/1", "2026-03-06 10:03:01", "mcp_error", "allowed", 0, seq=16),
+        _interaction("s2/2", "2026-03-06 10:03:02", "refused", "denied", 7, seq=17, reason="not_permitted"),
+    ]  # fmt: skip
+    decisions = [
+        {"ts": f"2026-03-06 10:01:0{seq - 10}", "chain": "c", "seq": seq, "kind": "decision",
+         "request_id": f"s1/{seq - 9}", "decision": decision, "rule": rule, "spiffe_id": CLAIM, "batch_id": BATCH}
+        for seq, decision, rule in ((10, "allow", "p, model-b, *, *, allow"), (11, "deny", RULE), (13, "allow", "p"))
+    ]  # fmt: skip
+    requests = [
+        {**session, "request_id": "s1", "duration_us": 60_000_000, "request_bytes": 70_000, "spiffe_id": CLAIM},
+        {**ended, "request_id": "r-ended", "request_bytes": 0, "spiffe_id": CLAIM},
+    ]
+    return {"requests": requests, "interactions": interactions, "decisions": decisions}
+
+
+def _interaction(
+    request_id: str, ts: str, outcome: str, request_outcome: str, grpc_status: int, **values: object
+) -> dict[str, object]:
+    return {
+        "ts": ts,
+        "request_id": request_id,
+        "identity": "model-a" if "rpc" in values else "model-b",
+        "server": "time",
+        "rpc": "Session",
+        "method": "tools/call",
+        "tool": "git_status",
+        "chain": "c" if values.get("seq") else "",
+        "outcome": outcome,
+        "request_outcome": request_outcome,
+        "grpc_status": grpc_status,
+        "duration_us": 2000,
+        "request_bytes": REQUEST_BYTES,
+        "batch_id": BATCH,
+        **values,
+    }

@@ -202,6 +202,48 @@ def test_identity_of_a_failed_handshake_is_labelled_as_a_claim() -> None:
     assert "claims" in texts(test)
 
 
+def test_findings_stand_beside_refusals_and_show_markup_as_text() -> None:
+    """Issue 4: a security event for a tool that changed; the tool's name is the attacker's."""
+    findings = table_with(shown(security), "finding")
+
+    columns = ["finding", "identity", "server", "target", "outcome", "requests"]
+    assert findings[columns].to_numpy().tolist() == [["tool_drift", "model-a", "time", known.SCRIPT, "denied", 1]]
+    assert "The bridge found nothing" in texts(shown(security, identity="model-b"))
+
+
+def test_frames_of_a_session_count_as_requests_and_the_session_as_one() -> None:
+    """Issue 4: what a pipelined client does is seen like what others do, once; a stream's bytes are its frames'."""
+    test = shown(overview, **known.PIPELINED)
+    values = figures(test)
+
+    assert values["Requests"] == str(known.FRAMES + 2)
+    assert (values["Allowed"], values["Refused"], values["Failed"]) == ("4", "5", "2")
+    assert values["Latency p99"] == "2.00 ms"  # not that of the session, a minute
+    assert values["Received"] == f"{known.FRAMES * known.REQUEST_BYTES} B"
+    assert values["Tools"] == "3"
+    calls = table_with(shown(traffic, **known.PIPELINED), "calls", "bytes")
+    assert int(calls["calls"].sum()) == known.FRAMES + 2
+    assert list(calls[calls["target"] == "grpc:session"]["bytes"]) == [0]
+
+
+def test_refused_frame_has_its_reason_and_the_rule_of_its_decision() -> None:
+    """Issue 4: also where the decision or Envoy's entry was lost; a limit of the bridge is one of the limits."""
+    test = shown(security, **known.PIPELINED)
+    refusals = table_with(test, "request_id")
+    found = {row.request_id: (row.outcome, row.reason, row.rule, row.spiffe_id) for row in refusals.itertuples()}
+
+    assert found == {
+        "s1/2": ("denied", "denied_by_rule", known.RULE, known.CLAIM),
+        "s1/3": ("limited", "rate_limited", "", ""),
+        "s1/5": ("denied", "tool_drift", "", ""),
+        "s2/2": ("denied", "not_permitted", "", ""),
+        "r-ended": ("denied", "refused_by_bridge", "", known.CLAIM),
+    }
+    reasons = table_with(test, "rule", "requests")
+    assert known.RULE in set(reasons["rule"])
+    assert set(table_with(test, "details", "requests")["details"]) == {"bridge_rate_limited"}
+
+
 def test_what_happened_to_the_policy_service_is_shown() -> None:
     """Issue 3: a refused policy file is a security event; so is a revocation. Decisions and anchors are none."""
     events = table_with(shown(security), "kind", "rule")
@@ -235,7 +277,7 @@ def test_empty_store_explains_how_to_send_traffic(
 ) -> None:
     """Ours: the first start helps."""
     real_store.write("CREATE DATABASE IF NOT EXISTS empty")
-    for table in ("requests", "handshakes"):
+    for table in ("requests", "interactions", "handshakes"):
         real_store.write(f"CREATE TABLE IF NOT EXISTS empty.{table} AS mcp.{table}")
     monkeypatch.setenv("CLICKHOUSE_URL", real_store.url("empty"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from frames_harness import POLICY, Opening, Pod, pod, tool, until
+from frames_harness import POLICY, Opening, Pod, notification, pod, tool, until
 
 from mcp_bridge.errors import HopError
 from mcp_bridge.serving import Context
@@ -63,7 +63,11 @@ async def test_stream_ends_when_its_caller_may_not_go_on(short_dir: Path, what: 
         assert error.code is grpc.StatusCode.PERMISSION_DENIED
         assert one.upstream.cancelled == ["1"]
         assert len(one.standing) == 0
+        await until(lambda: any(record.rpc == "Stream" for record in one.interactions))
+        record = next(record for record in one.interactions if record.rpc == "Stream")
     expected = "not_permitted" if what == "policy" else what
+    assert (record.outcome, record.reason, record.grpc_status) == ("refused", expected, 7)
+    assert record.duration_us > 500_000
     assert denials.count(expected) >= 2  # the streams', and what `revoke` looked for
 
 
@@ -79,6 +83,41 @@ async def test_only_the_stream_of_the_revoked_ends(short_dir: Path) -> None:
         assert isinstance(error, HopError)
         assert len(one.standing) == 1
         assert not good.task.done()
+
+
+async def test_frames_that_a_revocation_cut_off_were_refused_and_not_cancelled(short_dir: Path) -> None:
+    """Issue 4: what the client cancels is `cancelled`; what the sidecar ends is not the client's doing."""
+    async with pod(short_dir) as one:
+        client = one.open()
+        client.send(tool("slow", 1), tool("slow", 2))
+        await until(lambda: one.upstream.executed == ["slow", "slow"])
+        client.send(notification("notifications/cancelled", {"requestId": 1}))
+        await until(lambda: one.upstream.cancelled == ["1"])
+        await one.revoke()
+        await one.standing.sweep()
+        await client.ended()
+        await until(lambda: len(one.interactions) == 4)
+        found = [(record.request_id, record.outcome, record.reason) for record in one.interactions]
+
+    assert sorted(found) == [
+        ("request-1", "ok", ""),
+        ("request-1/1", "cancelled", ""),
+        ("request-1/2", "refused", "revoked"),
+        ("request-1/3", "ok", ""),
+    ]
+
+
+async def test_stream_that_its_client_leaves_was_cancelled(short_dir: Path) -> None:
+    """Ours: also while somebody watches it."""
+    async with pod(short_dir) as one:
+        stream = one.standing.guarded("Stream", TransportService(one.executor).Stream)
+        reading = asyncio.create_task(status_of(stream(SLOW, opening(one, "Stream", SLOW))))
+        await until(lambda: one.upstream.executed == ["slow"])
+        reading.cancel()
+        await asyncio.wait([reading])
+        await until(lambda: one.interactions)
+
+    assert [(record.outcome, record.reason) for record in one.interactions] == [("cancelled", "")]
 
 
 async def test_recheck_that_is_allowed_leaves_no_record(short_dir: Path) -> None:

@@ -5,7 +5,7 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_sink.outcomes import FLAGS, OUTCOMES, outcome
+from trace_sink.outcomes import FLAGS, OUTCOMES, outcome, outcome_of_interaction
 
 CASES = [
     # decision, grpc, http, flags, details, outcome
@@ -23,6 +23,9 @@ CASES = [
     ("allow", 8, 200, "RL", "local_rate_limited", "limited"),
     ("allow", 8, 200, "", "local_rate_limited", "limited"),
     ("allow", 8, 200, "", "via_upstream", "error"),
+    ("allow", 7, 200, "", "via_upstream", "denied"),
+    ("allow", 16, 200, "", "via_upstream", "denied"),
+    ("allow", 7, 200, "DR", "downstream_remote_reset", "cancelled"),
     ("", -1, 200, "", "direct_response", "public"),
     ("", 12, 200, "", "direct_response", "error"),
     ("", -1, 404, "", "direct_response", "error"),
@@ -82,6 +85,38 @@ def test_call_over_a_quota_is_limited_like_one_over_a_rate() -> None:
 
     assert denied_for("quota_exceeded") == "limited"
     assert denied_for("too_large") == "denied"
+
+
+INTERACTIONS = [
+    # ended, reason, grpc, outcome
+    ("ok", "", 0, "allowed"),
+    ("tool_error", "", 0, "allowed"),
+    ("mcp_error", "", 0, "allowed"),
+    ("ok", "", -1, "allowed"),
+    ("cancelled", "", 1, "cancelled"),
+    ("cancelled", "", -1, "cancelled"),
+    ("refused", "not_permitted", 7, "denied"),
+    ("refused", "malformed", 3, "denied"),
+    ("refused", "token_expired", 16, "denied"),
+    ("refused", "revoked", 7, "denied"),
+    ("refused", "", 7, "denied"),
+    ("refused", "", 3, "error"),
+    ("refused", "", -1, "error"),
+    ("refused", "quota_exceeded", 8, "limited"),
+    ("refused", "rate_limited", 8, "limited"),
+    ("failed", "", 8, "error"),
+    ("failed", "", 14, "unavailable"),
+    ("failed", "stale_ticket", 14, "unavailable"),
+    ("failed", "", 4, "error"),
+    ("failed", "", 13, "error"),
+    ("", "", 0, "error"),
+]
+
+
+@pytest.mark.parametrize(("ended", "reason", "grpc_status", "expected"), INTERACTIONS)
+def test_outcome_of_what_the_bridge_recorded(ended: str, reason: str, grpc_status: int, expected: str) -> None:
+    """Issue 4: a frame counts as its own call would have."""
+    assert outcome_of_interaction(ended=ended, reason=reason, grpc_status=grpc_status) == expected
 
 
 def test_every_flag_of_envoy_has_a_name() -> None:

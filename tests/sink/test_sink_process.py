@@ -140,6 +140,46 @@ async def test_every_table_takes_its_rows(store: StoreProcess, sink: SinkProcess
     assert query(store, "SELECT count() FROM handshakes WHERE failure = {id:String}", id=request_id) == [(1,)]
 
 
+async def test_frames_are_requests_in_any_order_and_once(store: StoreProcess, sink: SinkProcess) -> None:
+    """Issue 4: what a pipelined session holds, whichever log comes first, and however often a record is sent."""
+    session = uuid.uuid4().hex
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def frame(number: int, **more: object) -> tuple[int, bytes]:
+        fixed = {"ts": stamp, "request_id": f"{session}/{number}", "rpc": "Session", "request_bytes": 10}
+        return time.time_ns(), json.dumps(fixed | {"method": "tools/call", "tool": "t"} | more).encode()
+
+    opening = {"ts": stamp, "request_id": session, "rpc": "Session", "method": "grpc:session", "outcome": "ok"}
+    frames = [
+        (time.time_ns(), json.dumps(opening).encode()),
+        frame(1, outcome="ok", grpc_status=0, seq=5, chain="c", duration_us=7),
+        frame(2, outcome="refused", grpc_status=7, reason="not_permitted", seq=6, chain="c"),
+        frame(3, outcome="refused", grpc_status=8, reason="rate_limited"),
+    ]
+    sql = (
+        "SELECT request_id, outcome, decision, reason, request_bytes, duration_us FROM traffic "
+        "WHERE startsWith(request_id, {id:String}) ORDER BY request_id"
+    )
+    expected = [
+        (f"{session}/1", "allowed", "allow", "", 10, 7),
+        (f"{session}/2", "denied", "deny", "not_permitted", 10, 0),
+        (f"{session}/3", "limited", "", "rate_limited", 10, 0),
+    ]
+    await send_records(sink, headers.LOG_BRIDGE, frames)
+    await send_records(sink, headers.LOG_BRIDGE, frames)
+    assert query(store, sql, id=session) == expected
+
+    last = entry(session)
+    last.request.request_body_bytes = 30
+    fields = last.common_properties.metadata.filter_metadata[headers.EXT_AUTHZ_NAMESPACE].fields
+    fields["method"].string_value = "grpc:session"
+    await send(sink, message(last))
+
+    found = query(store, sql, id=session)
+    assert found[1:] == expected
+    assert (found[0][0], found[0][4]) == (session, 0)
+
+
 async def test_health_and_metrics(sink: SinkProcess) -> None:
     """Ours: grpc.health.v1 beside the service; what came in is counted."""
     await send(sink, message(entry("x")))
@@ -238,4 +278,4 @@ async def test_two_sinks_start_on_an_empty_store() -> None:
         await asyncio.gather(send(one, message(entry("a"))), send(two, message(entry("b"))))
 
         assert query(store, "SELECT count() FROM requests") == [(2,)]
-        assert query(store, "SELECT arraySort(groupUniqArray(number)) FROM schema_migrations") == [([1, 2],)]
+        assert query(store, "SELECT arraySort(groupUniqArray(number)) FROM schema_migrations") == [([1, 2, 3],)]
