@@ -63,7 +63,7 @@ _NAME_KEYS: Final[Mapping[str, str]] = {
 _METHOD = re.compile(r"[A-Za-z0-9$_][A-Za-z0-9$_./-]{0,127}")
 _VERSION = re.compile(r"[A-Za-z0-9.-]{0,32}")
 _SESSION = re.compile(r"[\x21-\x7e]{0,128}")
-_ID = re.compile(rb'-?(?:0|[1-9][0-9]{0,18})|"(?:[^"\\\x00-\x1f]|\\.){0,256}"')
+_ID = re.compile(rb'-?(?:0|[1-9][0-9]{0,18})|"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})){0,256}"')
 _MAX_NAME_CHARS: Final = 2048
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -171,7 +171,7 @@ def read_request(request: pb.Request) -> McpCall:
 
 def is_request_id(id_json: bytes) -> bool:
     """Whether it is a JSON string or integer, and so an id that a response can be given under."""
-    return _ID.fullmatch(id_json) is not None and _is_utf8(id_json)
+    return _ID.fullmatch(id_json) is not None and _is_text(id_json)
 
 
 def read_notification(notification: pb.Notification) -> McpCall:
@@ -228,10 +228,13 @@ def check_keys(params: Mapping[str, Any]) -> None:
             raise Malformed("params_json has keys that differ in case only")
 
 
-def _is_utf8(text: bytes) -> bool:
+def _is_text(id_json: bytes) -> bool:
+    """Whether it is UTF-8, also once its escapes are read: one half of a surrogate pair is not."""
     try:
-        text.decode()
-    except UnicodeDecodeError:
+        text = id_json.decode()
+        if "\\u" in text:
+            json.loads(text).encode()
+    except ValueError:
         return False
     return True
 

@@ -32,7 +32,6 @@ __all__ = [
 PARSE_ERROR: Final = -32700
 _NULL: Final = b"null"
 _ID = rb'(-?(?:0|[1-9][0-9]{0,18})|"(?:[^"\\\x00-\x1f]|\\.){0,256}")'
-_WHOLE_ID = re.compile(_ID)
 _ID_FIRST = re.compile(
     rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?(?:"method"\s*:\s*"[^"\\]*"\s*,\s*)?"id"\s*:\s*' + _ID + rb"\s*,"
 )
@@ -104,7 +103,7 @@ def read_message(text: bytes) -> Message:
         return Invalid(PARSE_ERROR, "the message is not JSON")
     parts = {key: bytes(value) for key, value in raw.items()}
     id_json = parts.get("id", b"")
-    answer_to = id_json if _WHOLE_ID.fullmatch(id_json) else _NULL
+    answer_to = id_json if calls.is_request_id(id_json) else _NULL
     if sentence := _flaw(members, id_json, answer_to):
         return Invalid(wire.INVALID_REQUEST, sentence, answer_to)
     if "method" not in members:
@@ -128,10 +127,16 @@ def _flaw(members: Mapping[str, Any], id_json: bytes, answer_to: bytes) -> str:
     if id_json and answer_to == _NULL:
         return "id must be an integer or a string of at most 256 characters"
     if "method" in members:
-        return "" if isinstance(members["method"], str) else "method must be a string"
+        method = members["method"]
+        return "" if isinstance(method, str) and _is_unicode(method) else "method must be a string"
     if not id_json or ("result" in members) == ("error" in members):
         return "a message must have a method, or an id and either a result or an error"
     return ""
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can write halves of surrogate pairs (RFC 8259, 8.2), which no UTF-8 can."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def error(id_json: bytes, code: int, sentence: str) -> bytes:
@@ -142,7 +147,7 @@ def error(id_json: bytes, code: int, sentence: str) -> bytes:
 def id_of(head: bytes, tail: bytes) -> bytes:
     """The id of a message too large to be read, from its first and last bytes; `null` where they do not tell."""
     found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
-    return found.group(1) if found else _NULL
+    return found.group(1) if found and calls.is_request_id(found.group(1)) else _NULL
 
 
 class _Agreed(msgspec.Struct, frozen=True, gc=False):

@@ -78,7 +78,15 @@ class StdioFront:
         with contextlib.suppress(ConnectionError):  # a client that takes nothing more is gone
             while chunk := await self._read():
                 for line in lines.feed(chunk):
-                    await self._take(line)
+                    await self._survive(line)
+
+    async def _survive(self, line: bytes | TooLong) -> None:
+        try:
+            await self._take(line)
+        except ConnectionError:
+            raise
+        except Exception:  # noqa: BLE001 - top of the stack: a bug is this message's failure, not the connection's
+            logs.event(logger, logging.ERROR, "message_failed")
 
     async def _take(self, line: bytes | TooLong) -> None:
         if isinstance(line, TooLong):

@@ -119,6 +119,8 @@ async def lines(side: Sidecar) -> AsyncIterator[Lines]:
         (b'{"jsonrpc":"1.0","id":7,"method":"ping"}', -32600, 7),
         (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', -32600, None),
         (b'{"jsonrpc":"2.0","id":1.5,"method":"ping"}', -32600, None),
+        (b'{"jsonrpc":"2.0","id":"\\ud800","method":"ping"}', -32600, None),
+        (b'{"jsonrpc":"2.0","id":7,"method":"\\ud800"}', -32600, 7),
         (b'{"jsonrpc":"2.0","id":7,"method":"ping","params":[1]}', -32602, 7),
         (b'{"jsonrpc":"2.0","id":7}', -32600, 7),
         (b'{"jsonrpc":"2.0","id":7,"method":"ping","params":{"x":NaN}}', -32600, None),
