@@ -24,7 +24,7 @@ from mcp_bridge.sessions import Sessions
 from mcp_bridge.settings import BridgeSettings
 from mcp_bridge.streams import watching_streams
 from mcp_bridge.transport_service import TransportService
-from mcp_bridge.typed_service import TypedService
+from mcp_bridge.typed.service import TypedService
 from secure_mcp_grpc import lifecycle, logs
 from secure_mcp_grpc.als import AlsSender, sink_channel
 from secure_mcp_grpc.headers import LOG_BRIDGE

@@ -101,8 +101,9 @@ def contents(target: pb.ResourceContents, value: Any, path: str, lost: Lost) -> 
             target.text = it.name("text")
         else:
             target.blob = _bytes(it.name("blob"))
-            if not target.blob:  # reads as an empty text
+            if not target.blob:  # reads as an empty text, of which MCP said nothing
                 it.lose("blob")
+                it.lose("text")
         it.meta(target.metadata)
 
 

@@ -59,7 +59,7 @@ class Lost:
 class Object:
     """A JSON object at `path`, of which each member is taken once. At the end of `with`, what nobody took is lost.
 
-    null is an absent member, as MCP's own libraries have it. An optional member
+    null is an absent member, as MCP's own libraries have it, where MCP knows the member. An optional member
     of another type than MCP says is lost; a required one makes the answer
     not of MCP's form (`CannotCarry`).
     """
@@ -79,8 +79,8 @@ class Object:
         self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         if kind is None:
-            for key, value in self._value.items():
-                if key not in self._taken and value is not None:
+            for key in self._value:
+                if key not in self._taken:
                     self.lose(key)
 
     def __contains__(self, key: str) -> bool:

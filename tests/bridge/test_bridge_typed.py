@@ -92,17 +92,24 @@ async def test_mcp_error_is_a_status_with_details(bridge: Bridge) -> None:
     assert status.message == failed.value.details()
 
 
-async def test_rpcs_that_are_not_served_say_so(bridge: Bridge) -> None:
-    """Ours: until issue 4."""
+async def test_templates_and_completion(bridge: Bridge) -> None:
+    """Issue 4: ListResourceTemplates and Complete, the last of all eight RPCs."""
+    completion = messages.CompletionRequest(
+        prompt_reference=messages.PromptReference(name="greet"),
+        argument=messages.CompletionRequest.Argument(name="name", value="A"),
+    )
     async with bridge.channel() as channel:
+        templates = await ask(
+            channel,
+            "ListResourceTemplates",
+            messages.ListResourceTemplatesRequest(),
+            messages.ListResourceTemplatesResponse,
+        )
         with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await ask(
-                channel,
-                "ListResourceTemplates",
-                messages.ListResourceTemplatesRequest(),
-                messages.ListResourceTemplatesResponse,
-            )
-    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            await ask(channel, "Complete", completion, messages.CompletionResponse)
+
+    assert [one.uri_template for one in templates.resource_templates] == ["note://day/{day}"]
+    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED  # this server has no completions
 
 
 async def test_what_the_proto_cannot_carry_is_refused() -> None:
