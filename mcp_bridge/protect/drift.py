@@ -11,7 +11,7 @@ from typing import Any, Final
 from mcp_bridge.protect.definitions import Kind, canonical, strings_in
 from mcp_bridge.protect.findings import Finding, Severity, argument_added, safe, text_changed, title_changed
 from mcp_bridge.protect.schemas import compare_schema
-from mcp_bridge.protect.texts import new_flags
+from mcp_bridge.protect.texts import adds_prose, new_flags
 
 __all__ = ["classify", "warnings_of"]
 
@@ -75,6 +75,9 @@ class _Comparison:
         old, new = ({key: one for key, one in side.items() if key != "icons"} for side in (self._old, self._new))
         for code, detail in new_flags(strings_in(old), strings_in(new)):
             self._report(Severity.SUSPICIOUS, code, "", _FLAG_TEXTS[code].format(safe(detail)))
+        # `_meta` is for programs, and changes with builds.
+        if adds_prose(*({key: one for key, one in side.items() if key != "_meta"} for side in (old, new))):
+            self._report(Severity.SUSPICIOUS, "text_added", "", "says something to the model that was not there")
 
     def _member(self, key: str, before: Any, after: Any) -> None:
         match key:

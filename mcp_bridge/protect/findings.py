@@ -45,12 +45,17 @@ Report = Callable[[Severity, str, str, str], None]
 _SAFE_CHARS: Final = 80
 _MAX_TITLE_CHARS: Final = 120
 _MODEL_ARGUMENTS: Final = (
-    "systemprompt",
+    "prompt",
     "conversation",
-    "chathistory",
-    "messagehistory",
-    "chainofthought",
+    "context",
+    "transcript",
+    "history",
+    "memory",
+    "memories",
+    "thought",
     "reasoning",
+    "environment",
+    "envvar",
     "sidenote",
     "modelname",
     "toolslist",

@@ -7,10 +7,10 @@ needs an approval does not rest on it. It names what is worst about a change.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
-__all__ = ["Flag", "flags_in", "has_hidden", "new_flags", "same_words"]
+__all__ = ["Flag", "adds_prose", "flags_in", "has_hidden", "new_flags", "same_words"]
 
 Flag = tuple[str, str]
 """Code and detail: `hidden_characters`, `instructions` (which pattern), `new_url`, `new_email`."""
@@ -53,6 +53,10 @@ _PHRASES: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
         ),
     )
 )
+_WORD: Final = re.compile(r"[^\W_]+")
+_MAX_PLAIN_WORDS: Final = 3
+_MAX_PLAIN_NAME_WORDS: Final = 6
+_MAX_PLAIN_CHARS: Final = 40
 _SPACES: Final = re.compile(r"[ \t\r\n.,;:!]+")
 
 
@@ -97,6 +101,15 @@ def new_flags(old: Iterable[str], new: Iterable[str]) -> list[Flag]:
     )
 
 
+def adds_prose(old: Any, new: Any) -> bool:
+    """Whether the JSON value `new` holds a text long enough to tell a model something that is nowhere in `old`.
+
+    A model reads all of a definition: titles, examples, names and members that no rule knows as much as descriptions.
+    """
+    known = {_words(text) for text, _ in _texts(old)}
+    return any(_is_prose(text, is_name) and _words(text) not in known for text, is_name in _texts(new))
+
+
 def same_words(old: str, new: str) -> bool:
     """Whether only spaces, line ends, case or plain punctuation differ."""
     return _words(old) == _words(new)
@@ -104,6 +117,26 @@ def same_words(old: str, new: str) -> bool:
 
 def _words(text: str) -> str:
     return _SPACES.sub(" ", text).strip().casefold()
+
+
+def _texts(value: Any) -> Iterator[tuple[str, bool]]:
+    """Every string in a JSON value, and whether it is a key."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one, False
+        elif isinstance(one, dict):
+            yield from ((key, True) for key in one)
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+
+
+def _is_prose(text: str, is_name: bool) -> bool:
+    """Scripts that put no spaces between words count by their characters."""
+    words = len(_WORD.findall(text)) + sum(char >= "\u2e80" for char in text)
+    return len(text) > _MAX_PLAIN_CHARS or words > (_MAX_PLAIN_NAME_WORDS if is_name else _MAX_PLAIN_WORDS)
 
 
 def _is_hidden(char: str) -> bool:

@@ -36,19 +36,19 @@ async def test_a_storm_of_changes_costs_no_more_than_its_messages() -> None:
     session = Session("s", "o", Outbox(1000))
 
     async def server(exchange: Exchange) -> bytes:
-        return listing(*(f"tool-{number}" for number in range(5_000)))
+        return listing(*(f"tool-{number}" for number in range(10_000)))
 
     ask = chained([catalog], CALLER, server)
     await ask(ask_of("initialize", session=session, opens=True))
     await ask(ask_of("tools/list", session=session))
     began = time.process_time()
-    for _ in range(2000):
+    for _ in range(4000):
         session.queue.offer(LIST_CHANGED)
-    assert time.process_time() - began < 0.25
+    assert time.process_time() - began < 0.5
 
 
 async def test_endless_pages_leave_the_views_of_others_alone() -> None:
-    """Ours: one caller who turns pages for ever, at a server that has them, neither fills memory nor crowds out others."""
+    """Ours: one caller who turns pages for ever, neither fills memory nor crowds out others."""
     catalog = Catalog(lifetime_s=3600, max_list_bytes=16_000_000, clock=time.monotonic)
     lists: list[str] = []
 
