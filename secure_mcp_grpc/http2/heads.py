@@ -16,7 +16,7 @@ from typing import Final
 from hpack import Decoder, HPACKError
 
 from secure_mcp_grpc.http2 import messages
-from secure_mcp_grpc.http2.header_fields import Truncated, fields_of
+from secure_mcp_grpc.http2.header_fields import Truncated, fields_of, is_literal, name_in, text_at, value_place
 from secure_mcp_grpc.http2.messages import RpcError, Status
 from secure_mcp_grpc.http2.wire import ConnectionFault, ErrorCode
 
@@ -26,6 +26,7 @@ _REMEMBERED_BLOCKS: Final = 256
 _REMEMBERED_BLOCK_BYTES: Final = 2048
 _REMEMBERED_FIELDS: Final = 2048
 _REMEMBERED_FIELD_BYTES: Final = 256
+_REMEMBERED_NAMES: Final = 512
 _FIELD_COST: Final = 32
 """Of each field in a list, beside its octets (RFC 7541, 4.1)."""
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
@@ -57,19 +58,31 @@ class Head:
     """Why the request cannot be answered by any handler: a gRPC status, or an HTTP status for what is not gRPC."""
 
 
+class _Name:
+    """What the name of a field says, whatever its value."""
+
+    __slots__ = ("name", "notable", "regular", "text")
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.regular = _NAME.fullmatch(name) is not None and name not in _CONNECTION_SPECIFIC
+        self.notable = name in _NOTABLE
+        self.text = name.decode("ascii") if self.regular else ""
+
+
 class _Field:
     """One field, judged."""
 
     __slots__ = ("cost", "name", "notable", "pair", "regular", "value")
 
-    def __init__(self, name: bytes, value: bytes) -> None:
-        self.name = name
+    def __init__(self, name: _Name, value: bytes) -> None:
+        self.name = name.name
         self.value = value
-        self.cost = len(name) + len(value) + _FIELD_COST
-        self.regular = _is_regular(name, value)
+        self.cost = len(name.name) + len(value) + _FIELD_COST
+        self.regular = name.regular and _is_regular_value(name.name, value)
         """Allowed after the pseudo-header fields."""
-        self.notable = name in _NOTABLE
-        self.pair = (name.decode("ascii"), messages.metadata_value(name, value)) if self.regular else ("", "")
+        self.notable = name.notable
+        self.pair = (name.text, messages.metadata_value(name.name, value)) if self.regular else ("", "")
 
 
 class HeadReader:
@@ -80,6 +93,7 @@ class HeadReader:
         self._max_list_bytes = max_list_bytes
         self._heads: dict[bytes, Head | None] = {}
         self._fields: dict[bytes, _Field] = {}
+        self._names: dict[bytes, _Name] = {}
 
     def table_size_acknowledged(self) -> None:
         """The peer has taken note of SETTINGS_HEADER_TABLE_SIZE = 0, and must say so in its next block."""
@@ -91,7 +105,7 @@ class HeadReader:
         Raises `ConnectionFault` for a block that cannot be decoded.
         """
         if self._decoder.header_table_size:
-            return _check_request([_Field(name, value) for name, value in self.decode(block)])
+            return _check_request([_Field(_Name(name), value) for name, value in self.decode(block)])
         if block in self._heads:
             return self._heads[block]
         fields, all_known = self._known_fields(block)
@@ -132,17 +146,31 @@ class HeadReader:
 
     def _new_field(self, octets: bytes, *, first: bool) -> _Field | None:
         """Decode one field; None for an update of the table's size, which may only come first (RFC 7541, 4.2)."""
-        decoded = self.decode(octets)
-        if not decoded:
-            if not first:
-                raise _undecodable()
-            return None
-        field = _Field(*decoded[0])
+        if is_literal(octets):
+            at = value_place(octets)
+            field = _Field(self._name(octets[:at]), text_at(octets, at))
+        else:
+            decoded = self.decode(octets)
+            if not decoded:
+                if not first:
+                    raise _undecodable()
+                return None
+            field = _Field(_Name(decoded[0][0]), decoded[0][1])
         if len(octets) <= _REMEMBERED_FIELD_BYTES:
             if len(self._fields) >= _REMEMBERED_FIELDS:
                 self._fields.clear()
             self._fields[octets] = field
         return field
+
+    def _name(self, octets: bytes) -> _Name:
+        name = self._names.get(octets)
+        if name is None:
+            name = _Name(name_in(octets))
+            if len(octets) <= _REMEMBERED_FIELD_BYTES:
+                if len(self._names) >= _REMEMBERED_NAMES:
+                    self._names.clear()
+                self._names[octets] = name
+        return name
 
 
 def _undecodable() -> ConnectionFault:
@@ -190,11 +218,11 @@ def _pseudo_fields(fields: list[_Field]) -> dict[bytes, bytes] | None:
     return found
 
 
-def _is_regular(name: bytes, value: bytes) -> bool:
-    """Whether a field is allowed after the pseudo-header fields (8.2.1, 8.2.2)."""
-    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or value != value.strip(b" \t"):
+def _is_regular_value(name: bytes, value: bytes) -> bool:
+    """Whether a field of a good name is allowed after the pseudo-header fields (8.2.1, 8.2.2)."""
+    if not _VALUE.fullmatch(value) or value != value.strip(b" \t"):
         return False
-    return name not in _CONNECTION_SPECIFIC and (name != b"te" or value == b"trailers")
+    return name != b"te" or value == b"trailers"
 
 
 def _refusal(method: bytes, notable: list[_Field], timeouts: list[float | None]) -> RpcError | int | None:
