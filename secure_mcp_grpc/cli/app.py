@@ -5,7 +5,7 @@ Each command imports what it needs when it runs, so that --help is quick and ext
 
 import typer
 
-from secure_mcp_grpc.cli import audit, certs, client, connect, envoy, health, policy, revoke, run, token, tools
+from secure_mcp_grpc.cli import audit, certs, client, connect, envoy, health, policy, proto, revoke, run, token, tools
 
 app = typer.Typer(
     name="secure-mcp-grpc",
@@ -19,6 +19,7 @@ app.command("health")(health.health)
 app.command("list")(client.list_tools)
 app.command("call")(client.call_tool)
 app.command("connect")(connect.connect)
+app.command("proto")(proto.proto)
 app.add_typer(certs.app, name="certs")
 app.add_typer(envoy.app, name="envoy")
 app.add_typer(audit.app, name="audit")
