@@ -1,6 +1,7 @@
 """What the pages say, checked against rows whose totals are known, on the real store."""
 
 import json
+import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -343,3 +344,14 @@ def test_columns_of_queries_are_those_of_the_store() -> None:
         assert not answer.frame.empty, query.name
         assert not answer.frame.isna().all().any(), query.name
     store.close()
+
+
+def test_no_page_asks_for_payloads() -> None:
+    """Issue 4: captured messages may hold what the viewer of a dashboard must not see, and are large."""
+    payloads = {"arguments", "request", "response", "payload_encoding", "record", "resources"}
+    for query in queries.ALL:
+        words = set(re.findall(r"\w+", query.sql))
+        assert not words & payloads, query.name
+        assert "SELECT *" not in query.sql.replace("SELECT * FROM traffic", ""), query.name
+    view = (Path(__file__).parents[2] / "trace_sink" / "migrations" / "0003_frames_as_traffic.sql").read_text()
+    assert not set(re.findall(r"i\.(\w+)", view)) & payloads

@@ -1,5 +1,6 @@
 """Pipelined sessions through the whole chain, as the store, its view `traffic` and the audit tell of them."""
 
+import asyncio
 import json
 import shutil
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from mcp import Client
 
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("chain", "frames")]
 
@@ -125,3 +127,28 @@ async def test_what_a_revocation_ends_is_denied_everywhere(stack: Stack) -> None
     document = audited(stack)
     assert document["findings"] == []
     assert document["counts"]["reconciled"] == document["counts"]["journal_records"]
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_call_that_its_client_cancels_counts_as_cancelled(stack: Stack, mode: str, pipelined: bool) -> None:
+    """Issue 4: in both eras, in a session and alone; once."""
+    since = len(outcomes(stack))
+    async with Client(stack.transport(pipelined=pipelined), mode=mode) as client:
+        count = len(stack.recorded())
+        call = asyncio.create_task(client.call_tool("slow", {"seconds": 30}))
+        await started(stack, count)
+        call.cancel()
+        await asyncio.wait([call])
+
+    assert until(lambda: outcomes(stack)[since:]) == ["cancelled"]
+
+
+async def started(stack: Stack, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(stack.recorded()) == count:
+            await asyncio.sleep(0.02)
+
+
+def outcomes(stack: Stack) -> list[str]:
+    return [row[0] for row in stack.rows("SELECT outcome FROM traffic WHERE tool = 'slow' ORDER BY ts")]
