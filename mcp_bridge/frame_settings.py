@@ -16,7 +16,8 @@ class FrameSettings(CommonSettings):
     env_prefix: ClassVar[str] = "MCP_BRIDGE_"
 
     max_frames_in_flight: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Messages of one pipelined session that wait or are executed at the same time; its client waits with more."""
+    """Messages of one pipelined session that are judged or executed at the same time. As many again are held; its
+    client waits with more."""
     frame_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
     """How long authz_service may take to judge frames; then they are refused. More than its own
     `decision_timeout_s`."""

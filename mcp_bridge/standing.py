@@ -185,13 +185,17 @@ class _Relay:
         self._held: list[bytes] = []
         self._changed = asyncio.Event()
         self._taken = asyncio.Event()
+        self._working: asyncio.Task[None] | None = None
 
     def end(self, error: HopError) -> None:
+        """What is under way ends now, also where the client reads nothing."""
         self._error = error
         self._changed.set()
+        if self._working is not None:
+            self._working.cancel()
 
     async def messages(self, source: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        working = asyncio.create_task(self._work(source))
+        working = self._working = asyncio.create_task(self._work(source))
         try:
             while True:
                 await self._changed.wait()

@@ -47,10 +47,24 @@ class Throttle:
     def __init__(self, limits: LimitSettings, clock: Callable[[], float]) -> None:
         self._callers = Buckets(limits.per_client_per_second, limits.per_client_burst, limits.max_identities, clock)
         self._tools = Buckets(limits.per_tool_per_second, limits.per_tool_burst, limits.max_identity_tools, clock)
+        self._max_keys = limits.max_identities
+        self._between_s = 1 / limits.per_client_per_second
+        self._clock = clock
+        self._next: OrderedDict[str, float] = OrderedDict()
 
     def arrived(self, subject: str) -> HopError | None:
         """Before a frame is judged, as Envoy counts a request before it asks."""
         return None if self._callers.take(subject) else _too_fast()
+
+    def pause_s(self, subject: str) -> float:
+        """How long to read no further on the stream that was refused: so refusals come no faster than the limit,
+        over all streams of a caller."""
+        now = self._clock()
+        then = max(now, self._next.pop(subject, now)) + self._between_s
+        self._next[subject] = then
+        if len(self._next) > self._max_keys:
+            self._next.popitem(last=False)
+        return then - now
 
     def allowed(self, subject: str, call: McpCall) -> HopError | None:
         """After it was allowed."""
