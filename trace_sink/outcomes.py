@@ -6,7 +6,7 @@ Flags are Envoy's response flags ("Access log format rules", %RESPONSE_FLAGS%).
 from collections.abc import Collection
 from typing import Final
 
-__all__ = ["FLAGS", "OUTCOMES", "outcome", "outcome_of_interaction"]
+__all__ = ["FLAGS", "LASTING", "OUTCOMES", "outcome", "outcome_of_interaction"]
 
 OUTCOMES: Final = ("allowed", "denied", "limited", "cancelled", "unavailable", "error", "public")
 
@@ -41,6 +41,9 @@ FLAGS: Final = {
 }
 """Field of ResponseFlags → Envoy's short name; UAEX is the message `unauthorized_details`."""
 
+LASTING: Final = frozenset({"grpc:session", "grpc:listen", "subscriptions/listen"})
+"""Methods whose streams last until their client leaves: that is their ordinary end, and no cancel."""
+
 _CLIENT_LEFT = frozenset({"DC", "DR"})
 # The next hop is away, not ready, or broke off: asking again later may help.
 _HOP_AWAY = frozenset({"LH", "UH", "UF", "UC", "UR", "UO", "URX", "RLSE", "OM", "DF", "NC", "NFCF"})
@@ -55,7 +58,14 @@ _LIMITS = frozenset({"quota_exceeded", "rate_limited"})
 
 
 def outcome(
-    *, decision: str, reason: str = "", grpc_status: int, http_status: int, flags: Collection[str], details: str
+    *,
+    decision: str,
+    reason: str = "",
+    grpc_status: int,
+    http_status: int,
+    flags: Collection[str],
+    details: str,
+    method: str = "",
 ) -> str:
     """One of `OUTCOMES`; the first that fits.
 
@@ -71,14 +81,15 @@ def outcome(
         return "denied"
     if "RL" in flags or details == "local_rate_limited":
         return "limited"
+    left = "allowed" if decision == "allow" and method in LASTING else "cancelled"
     if _CLIENT_LEFT.intersection(flags):
-        return "cancelled"
+        return left
     if "UAEX" in flags and not decision:
         return "unavailable"
     if _HOP_AWAY.intersection(flags) or grpc_status == _UNAVAILABLE or (grpc_status < 0 and http_status == 503):
         return "unavailable"
     if grpc_status == _CANCELLED:
-        return "cancelled"
+        return left
     if decision == "allow" and grpc_status in _BRIDGE_REFUSED:
         return "denied"
     if details == "direct_response" and http_status == 200 and grpc_status < 0:
@@ -88,7 +99,7 @@ def outcome(
     return "allowed" if decision == "allow" and answered and not fault else "error"
 
 
-def outcome_of_interaction(*, ended: str, reason: str, grpc_status: int) -> str:
+def outcome_of_interaction(*, ended: str, reason: str, grpc_status: int, method: str = "") -> str:
     """The same word for what the bridge executed or refused: how Envoy's entry would read, had it been a call alone.
 
     `ended` and the rest are those of an `InteractionRecord`.
@@ -96,7 +107,7 @@ def outcome_of_interaction(*, ended: str, reason: str, grpc_status: int) -> str:
     if ended in ("ok", "tool_error", "mcp_error"):
         return "allowed"
     if ended == "cancelled" or grpc_status == _CANCELLED:
-        return "cancelled"
+        return "allowed" if method in LASTING else "cancelled"
     if reason in _LIMITS:
         return "limited"
     if grpc_status == _UNAVAILABLE:

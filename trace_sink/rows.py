@@ -117,6 +117,7 @@ def _request(entry: Http, source: Source) -> TableRow | None:
             http_status=http_status,
             flags=flags,
             details=details,
+            method=decision.get("method", ""),
         ),
         _word(decision.get("decision", "")),
         _word(decision.get("reason", "")),
@@ -192,7 +193,9 @@ def _interaction(entry: Http, source: Source) -> TableRow:
         _word(record.protocol_version),
         _word(record.outcome),
         _within(record.error_code, -_I32 - 1, _I32),
-        outcome_of_interaction(ended=record.outcome, reason=record.reason, grpc_status=record.grpc_status),
+        outcome_of_interaction(
+            ended=record.outcome, reason=record.reason, grpc_status=record.grpc_status, method=record.method
+        ),
         _within(record.grpc_status, -1, _I16),
         _word(record.reason),
         _within(record.duration_us, 0, _U64),

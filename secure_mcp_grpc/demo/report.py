@@ -19,7 +19,7 @@ _WAIT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`requests` of ours that have exactly one row in the store, and `handshakes` with a row."""
+    """`requests` of ours, frames too, that stand exactly once in the store's traffic, and `handshakes` with a row."""
 
     requests: int
     handshakes: int
@@ -44,7 +44,7 @@ def _find(directory: Home, log: TrafficLog) -> Found:
     try:
         while True:
             rows = client.query(
-                "SELECT request_id, count() FROM requests WHERE request_id IN {ids:Array(String)} GROUP BY request_id",
+                "SELECT request_id, count() FROM traffic WHERE request_id IN {ids:Array(String)} GROUP BY request_id",
                 parameters={"ids": ids},
             ).result_rows
             (handshakes,) = client.query("SELECT count() FROM handshakes").result_rows[0]
@@ -66,7 +66,7 @@ def good(log: TrafficLog, found: Found) -> bool:
 
 
 def summary(log: TrafficLog, found: Found, *, seconds: float) -> dict[str, Any]:
-    """The figures of `--json`. `sent` is every gRPC request, the sessions' own included, and every handshake."""
+    """The figures of `--json`. `sent` is every gRPC request, the sessions' own, every frame and every handshake."""
     statuses = [sent.status for sent in log.wiretap.sent]
     return {
         "sent": len(statuses) + log.count("tls_refused"),

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Step", "TrafficLog", "send_traffic"]
 
-Outcome = Literal["allowed", "denied", "limited", "tls_refused", "error"]
+Outcome = Literal["allowed", "denied", "limited", "invalid", "tls_refused", "error"]
+"""`invalid`: answered, with what is wrong with the arguments; the server never saw them."""
 _STATUS_OUTCOME: dict[str, Outcome] = {"PERMISSION_DENIED": "denied", "RESOURCE_EXHAUSTED": "limited"}
 
 
@@ -33,7 +34,7 @@ class Step:
 
 @dataclass(slots=True)
 class TrafficLog:
-    """Everything that was sent: the steps, and each gRPC request with the id that Envoy gave it."""
+    """Everything that was sent: the steps, and each gRPC request and frame with the id it has in the records."""
 
     steps: list[Step] = field(default_factory=list)
     wiretap: Wiretap = field(default_factory=Wiretap)
@@ -64,6 +65,10 @@ async def send_traffic(address: str, certs: Path, repository: Path, *, burst: in
         await _call(log, "model-b", client, "git_commit", {**repo, "message": "Not allowed"}, "denied")
         await _call(log, "model-b", client, "git_checkout", {**repo, "branch_name": "main"}, "denied")
         await _call(log, "model-b", client, "get_current_time", {"timezone": "UTC"}, "denied")
+    async with _client(log, address, certs / "model-b", pipelined=True) as client:
+        await _call(log, "model-b", client, "git_status", repo, "allowed")
+        await _call(log, "model-b", client, "git_log", {**repo, "max_count": "many"}, "denied")
+        await _call(log, "model-b", client, "git_show", {**repo, "revision": 7}, "invalid")
     async with _client(log, address, certs / "model-c") as client:
         await _list(log, "model-c", client, shows="get_current_time", hides="git_log")
         await _burst(log, "model-c", client, burst, allowed_burst)
@@ -73,16 +78,20 @@ async def send_traffic(address: str, certs: Path, repository: Path, *, burst: in
 
 
 @contextlib.asynccontextmanager
-async def _client(log: TrafficLog, address: str, identity: Path) -> AsyncIterator["Client"]:
+async def _client(log: TrafficLog, address: str, identity: Path, *, pipelined: bool = False) -> AsyncIterator["Client"]:
     from mcp import Client
 
     from mcp_bridge.client import Identity, grpc_transport
 
     transport = grpc_transport(
-        address, identity=Identity.from_directory(identity), interceptors=log.wiretap.interceptors(identity.name)
+        address,
+        identity=Identity.from_directory(identity),
+        interceptors=log.wiretap.interceptors(identity.name),
+        pipelined=pipelined,
     )
     async with Client(transport) as client:
-        log.steps.append(Step(identity.name, "connect (server/discover)", "allowed", {"allowed": 1}, True))
+        what = "connect, all on one stream" if pipelined else "connect (server/discover)"
+        log.steps.append(Step(identity.name, what, "allowed", {"allowed": 1}, True))
         yield client
 
 
@@ -119,7 +128,9 @@ async def _outcome(client: "Client", tool: str, arguments: Mapping[str, Any]) ->
         data = error.error.data if isinstance(error.error.data, dict) else {}
         return _STATUS_OUTCOME.get(str(data.get("grpcStatus")), "error"), error.error.message
     text = " ".join(str(getattr(block, "text", "")) for block in result.content)
-    return ("error" if result.is_error else "allowed"), " ".join(text.split())
+    if result.is_error:
+        return ("invalid" if text.startswith("Invalid arguments") else "error"), " ".join(text.split())
+    return "allowed", " ".join(text.split())
 
 
 async def _handshake(log: TrafficLog, what: str, address: str, ca: Path, identity: Path | None) -> None:

@@ -261,7 +261,7 @@ def test_the_demo_comes_out_as_expected() -> None:
     figures = json.loads(result.stdout)
     assert figures["unexpected"] == 0
     assert figures["tls_refused"] == 2
-    assert figures["denied"] == 4
+    assert figures["denied"] == 5
     assert figures["limited"] > 0
     assert figures["sent"] == figures["allowed"] + figures["denied"] + figures["limited"] + figures["tls_refused"]
     assert figures["rows_in_store"] == figures["sent"]

@@ -76,6 +76,20 @@ def test_outcome(decision: str, grpc_status: int, http_status: int, flags: str, 
     assert found == expected
 
 
+@pytest.mark.parametrize(("method", "expected"), [("grpc:session", "allowed"), ("tools/call", "cancelled")])
+def test_leaving_is_how_a_standing_stream_ends(method: str, expected: str) -> None:
+    """Ours: or every client of a session would end as a failure. Not where nobody allowed it."""
+
+    def left(decision: str, flag: str) -> str:
+        return outcome(
+            decision=decision, grpc_status=1, http_status=200, flags=[flag] if flag else [], details="", method=method
+        )
+
+    assert [left("allow", flag) for flag in ("DR", "DC", "")] == [expected] * 3
+    assert left("", "DR") == "cancelled"
+    assert outcome_of_interaction(ended="cancelled", reason="", grpc_status=1, method=method) == expected
+
+
 def test_call_over_a_quota_is_limited_like_one_over_a_rate() -> None:
     """Ours: who limits, Envoy or authz_service, is a matter of settings."""
 
