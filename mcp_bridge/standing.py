@@ -6,17 +6,18 @@ and the message that the stream was opened with every few seconds.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Final
 
-from mcp_bridge.errors import HopError, unavailable
+from mcp_bridge.errors import HopError, malformed, too_large, unavailable
 from mcp_bridge.judging import MAX_BYTES, MAX_FRAMES, Judge, Metadata, refusal_of, ticket_of
 from mcp_bridge.recording import ENDED_BY
 from mcp_bridge.serving import Context, Routes, Stream
 from secure_mcp_grpc import headers, logs
-from secure_mcp_grpc.calls import TRANSPORT
+from secure_mcp_grpc.calls import TRANSPORT, Malformed, read_transport_call
 from secure_mcp_grpc.v1 import policy_query_pb2 as pb
 
 __all__ = ["LONG", "Standing"]
@@ -25,6 +26,13 @@ logger = logging.getLogger(__name__)
 
 LONG: Final = frozenset({"Stream", "Listen"})
 End = Callable[[HopError], None]
+
+_LARGE_BYTES: Final = 16 * 1024
+"""A message above this is judged again in turn with others of its kind, not at each interval: its client wrote it once,
+and authz_service would read it for as long as it stays open. What never ends by itself may not be so large."""
+_LARGE_AT_ONCE: Final = MAX_BYTES
+"""Of all large ones, at each interval."""
+_ENDLESS: Final = "subscriptions/listen"
 
 _NO_TICKET: Final = unavailable("the authorization service gave this stream no ticket, so it cannot stay open")
 _FORSAKEN: Final = "authz_service has not answered for a while, so the stream was ended; open it again"
@@ -41,6 +49,16 @@ class _Watched:
     end: End
     allowed_at: float
     """When it was last allowed, by the clock."""
+    asked_at: float
+    """When that was last asked."""
+
+    @property
+    def size(self) -> int:
+        return len(self.frame.message) + len(self.frame.ticket)
+
+    @property
+    def is_large(self) -> bool:
+        return len(self.frame.message) > _LARGE_BYTES
 
 
 class Standing:
@@ -76,12 +94,15 @@ class Standing:
         `message` is what the stream was opened with, empty for Session. Raises
         `HopError` for a stream that could not be judged again.
         """
+        if len(message) > _LARGE_BYTES and _is_endless(rpc, message):
+            raise too_large(f"a request of {_ENDLESS}", _LARGE_BYTES)
         ticket = ticket_of(metadata)
         if not ticket:
             raise _NO_TICKET
         request_id = next((str(value) for key, value in metadata if key == headers.REQUEST_ID), "")
         frame = pb.Frame(ticket=ticket, rpc=rpc, message=message, request_id=request_id, recheck=True)
-        watched = _Watched(frame, end, self._clock())
+        now = self._clock()
+        watched = _Watched(frame, end, now, now)
         self._watched.add(watched)
         try:
             yield
@@ -115,12 +136,21 @@ class Standing:
             await self.sweep()
 
     async def sweep(self) -> None:
-        """Ask for all streams once."""
+        """Ask for all streams once; of large requests, for those that were not asked for longest. Never more than half
+        the time: authz_service has others to serve."""
         answers = True
-        for part in _parts(list(self._watched)):
+        asked, later = _turn(self._watched)
+        for part in _parts(asked):
+            began = self._clock()
             answers = answers and await self._recheck(part)
             if not answers:
                 self._forsake(part)
+            await asyncio.sleep(min(self._clock() - began, self._recheck_s))
+        if not answers:
+            self._forsake(later)
+        else:
+            for watched in later:
+                watched.allowed_at = self._clock()
 
     def stop(self) -> None:
         """End every stream, as unavailable."""
@@ -135,6 +165,7 @@ class Standing:
         except HopError:
             return False
         for watched, judgement in zip(part, judgements, strict=True):
+            watched.asked_at = now
             if judgement.allowed:
                 watched.allowed_at = now
             elif watched in self._watched:
@@ -162,17 +193,33 @@ class Standing:
         watched.end(error)
 
 
+def _is_endless(rpc: str, message: bytes) -> bool:
+    """Raises `HopError` for what authz_service would not have let in."""
+    try:
+        return rpc == "Stream" and read_transport_call(rpc, message).method == _ENDLESS
+    except Malformed as error:
+        raise malformed(str(error)) from None
+
+
+def _turn(watched: Collection[_Watched]) -> tuple[list[_Watched], list[_Watched]]:
+    """Whom to ask for now, and whom later."""
+    now = [one for one in watched if not one.is_large]
+    later = sorted((one for one in watched if one.is_large), key=lambda one: one.asked_at)
+    sizes = list(accumulate(one.size for one in later))
+    count = max(1, sum(size <= _LARGE_AT_ONCE for size in sizes))
+    return now + later[:count], later[count:]
+
+
 def _parts(watched: Sequence[_Watched]) -> Iterator[list[_Watched]]:
     """In portions that one question may hold."""
     part: list[_Watched] = []
     size = 0
     for one in watched:
-        weight = len(one.frame.message) + len(one.frame.ticket)
-        if part and (len(part) >= MAX_FRAMES or size + weight > MAX_BYTES):
+        if part and (len(part) >= MAX_FRAMES or size + one.size > MAX_BYTES):
             yield part
             part, size = [], 0
         part.append(one)
-        size += weight
+        size += one.size
     if part:
         yield part
 

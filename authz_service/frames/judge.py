@@ -36,7 +36,8 @@ JUDGE: Final = "/secure_mcp_grpc.v1.PolicyQuery/Judge"
 
 _MAX_FRAMES: Final = 64
 _AT_ONCE: Final = 8
-"""Frames judged in one turn of the event loop: checks go on between."""
+_BYTES_AT_ONCE: Final = 32 * 1024
+"""Frames judged in one turn of the event loop, unless one alone is larger: checks go on between."""
 _PREFIX_BYTES: Final = 5
 """Of gRPC; a check sees them as part of the body."""
 _MAX_REQUEST_ID_CHARS: Final = 160
@@ -113,7 +114,12 @@ class FrameJudge:
             answers: list[pb.Judgement | asyncio.Task[pb.Judgement]] = []
             ticket = ""
             async with asyncio.TaskGroup() as group:
-                for number, frame in enumerate(frames, 1):
+                turn, size = 0, 0
+                for frame in frames:
+                    turn, size = turn + 1, size + len(frame.message)
+                    if turn > _AT_ONCE or size > _BYTES_AT_ONCE:
+                        turn, size = 1, len(frame.message)
+                        await asyncio.sleep(0)
                     ticket = frame.ticket or ticket
                     asked = self._asked(frame, ticket)
                     found = self._decide(asked)
@@ -121,8 +127,6 @@ class FrameJudge:
                         answers.append(self._conclude(asked, found))
                     else:
                         answers.append(group.create_task(self._wait(asked, found)))
-                    if number % _AT_ONCE == 0:
-                        await asyncio.sleep(0)
             return _written([one.result() if isinstance(one, asyncio.Task) else one for one in answers])
         except Exception:  # noqa: BLE001 - as in `judge`
             return self._fail()

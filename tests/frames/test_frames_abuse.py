@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,7 @@ from mcp_bridge.serving import Context
 from mcp_bridge.session_frames import Load
 from mcp_bridge.session_trunk import Backlog
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
+from secure_mcp_grpc.v1 import policy_query_pb2 as query
 
 ANY_TOOL = f"{POLICY}p, role:user, tools/call, *, allow\n"
 
@@ -25,6 +27,13 @@ async def _sent(*frames: pb.ClientFrame) -> AsyncIterator[bytes]:
     for frame in frames:
         yield frame.SerializeToString()
     await asyncio.Event().wait()
+
+
+async def _first_and_after(answers: AsyncIterator[bytes], condition: Callable[[], bool]) -> None:
+    """Read one answer, and the next only when `condition` holds."""
+    await anext(answers)
+    await until(condition)
+    await anext(answers)
 
 
 @pytest.mark.parametrize("id_json", [b'"\\q"', b'"\\u12"', b'"\\ud800"', b'"\\\x01"'])
@@ -105,7 +114,9 @@ async def test_session_whose_slots_stay_taken_is_refused_and_not_blocked(short_d
     async with pod(short_dir, max_in_flight=4) as one:
         one.sessions.patience_s = 0.1
         client = one.open()
-        client.send(*(tool("slow", number) for number in range(10)))
+        client.send(*(tool("slow", number) for number in range(4)))
+        await until(lambda: len(one.upstream.executed) == 4)
+        client.send(*(tool("slow", number) for number in range(4, 10)))
         refused = await client.messages(4)
         await until(lambda: client.read == 10)
         one.upstream.release.set()
@@ -167,9 +178,7 @@ async def test_answers_that_nobody_reads_cost_bounded_memory_and_their_own_sessi
         frames = [tool("echo", number) for number in range(30)]
         lazy = one.sessions.Session(_sent(*frames), Opening(one.opening()))
         with pytest.raises(HopError) as ended:
-            await anext(lazy)
-            await until(lambda: len(one.interactions) == 32)
-            await anext(lazy)
+            await _first_and_after(lazy, lambda: len(one.interactions) == 32)
         other = [status(await one.open("model-b").ask(tool("echo"))) for _ in range(3)]
         assert one.sessions.backlog.total == 0
 
@@ -196,6 +205,48 @@ async def test_large_frames_of_one_caller_are_bounded_over_all_of_its_streams(sh
         assert held <= 11  # five that fit, one for each stream, and one of each in hand
         assert answers == ["OK"] * 60
         assert len(one.sessions.load) == 0
+
+
+async def test_open_streams_with_large_messages_cost_authz_service_little(short_dir: Path) -> None:
+    """Ours: a client writes its message once; judging it again while it is open must not cost more and more."""
+    messages = [tool("slow", number, {"x": "x" * 200_000}).request.SerializeToString() for number in range(20)]
+    async with pod(short_dir) as one, AsyncExitStack() as watching:
+        asked: list[int] = []
+        judge = one.standing._judge
+        ask = judge.ask
+
+        async def counting(frames: Sequence[query.Frame]) -> Sequence[query.Judgement]:
+            asked.append(sum(len(frame.message) for frame in frames))
+            return await ask(frames)
+
+        judge.ask = counting  # type: ignore[method-assign]
+        ended: list[HopError] = []
+        ticket = one.opening(rpc="Stream", body=b"\0" + len(messages[0]).to_bytes(4, "big") + messages[0])
+        for message in messages:
+            watching.enter_context(one.standing.watch(ticket, "Stream", message, ended.append))
+        small = one.open("model-b")
+        await until(lambda: len(one.standing) == 21)
+        for _ in range(4):
+            await one.standing.sweep()
+        every_sweep = max(asked)
+        await one.revoke()
+        for _ in range(4):
+            await one.standing.sweep()
+
+        assert every_sweep <= 1024 * 1024
+        assert len(ended) == 20
+        assert status(await small.ask(tool("echo"))) == "OK"
+
+
+async def test_what_never_ends_may_not_be_large(short_dir: Path) -> None:
+    """Ours: it would be judged again for as long as its client likes."""
+    message = request("subscriptions/listen", {"x": "x" * 20_000}).request.SerializeToString()
+    async with pod(short_dir) as one:
+        ticket = one.opening(rpc="Stream", body=b"\0" + len(message).to_bytes(4, "big") + message)
+        with pytest.raises(HopError) as refused, one.standing.watch(ticket, "Stream", message, print):
+            pass
+
+    assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_flood_beyond_the_limit_is_slowed_and_harms_no_other(short_dir: Path) -> None:
