@@ -14,6 +14,7 @@ from pydantic import StringConstraints
 from authz_service.case import Case
 from authz_service.verdict import Code, Deny
 from secure_mcp_grpc.calls import LISTEN, REPLY, Malformed, McpCall
+from secure_mcp_grpc.headers import MCP_FILTER_NAMESPACE
 from secure_mcp_grpc.http_calls import PATH, Unfit, id_in, read_http_call
 from secure_mcp_grpc.settings import CommonSettings
 
@@ -24,6 +25,11 @@ __all__ = ["PlainHttp", "PlainHttpSettings", "is_plain", "reply_to", "stays_open
 
 _STRANGERS_BODY_BYTES: Final = 64 * 1024
 """So much is read for the id of a request whose sender is not known."""
+_ONLY_THE_BEGINNING: Final = "mcp_body_too_large"
+"""The filter reads the first kilobytes; what it found there counts."""
+_METHOD_OF_REPLIES: Final = "__jsonrpc_response"
+_NAMED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "resources/subscribe"})
+"""Where the filter looks for a name or a URI."""
 _FOREIGN: Final = Deny(
     Code.PERMISSION_DENIED, "origin_not_allowed", "requests of web pages (Origin header) are not accepted here"
 )
@@ -74,6 +80,22 @@ class PlainHttp:
         except Malformed as error:
             return Deny(Code.INVALID_ARGUMENT, "malformed", str(error))
         return call
+
+    def second_opinion(self, case: Case, call: McpCall) -> Deny | None:
+        """A refusal where Envoy's filter saw another call in the message, or none."""
+        if case.attributes is None or not is_plain(case):
+            return None
+        known = case.attributes.metadata_context.filter_metadata
+        if MCP_FILTER_NAMESPACE not in known or case.attributes.request.http.method != "POST":
+            return None
+        read = known[MCP_FILTER_NAMESPACE].fields
+        method, params = read["method"].string_value, read["params"].struct_value.fields
+        named = {params[key].string_value for key in ("name", "uri") if key in params}
+        whole = read["passthrough_reason"].string_value in ("", _ONLY_THE_BEGINNING)
+        agreed = method in ("", _METHOD_OF_REPLIES if call.method == REPLY else call.method)
+        if whole and agreed and (call.method not in _NAMED or named <= {call.name}):
+            return None
+        return Deny(Code.INVALID_ARGUMENT, "malformed", "the message can be read in two ways")
 
 
 def is_plain(case: Case) -> bool:

@@ -9,15 +9,14 @@ from typing import Any, Final
 
 from secure_mcp_grpc.envoy_settings import EnvoySettings
 from secure_mcp_grpc.envoy_template import fill
-from secure_mcp_grpc.http_calls import INVALID_REQUEST, PATH, refusal_body
+from secure_mcp_grpc.headers import MCP_FILTER_NAMESPACE
+from secure_mcp_grpc.http_calls import PATH, refusal_body
 from secure_mcp_grpc.lifecycle import socket_path
 
-__all__ = ["BRIDGE_SOCKET", "MCP_NAMESPACE", "plain_http_replies", "plain_http_values"]
+__all__ = ["BRIDGE_SOCKET", "plain_http_replies", "plain_http_values"]
 
 BRIDGE_SOCKET: Final = "bridge-http"
 """Name of the bridge's second socket in run_dir."""
-MCP_NAMESPACE: Final = "envoy.filters.http.mcp"
-"""Dynamic metadata of Envoy's MCP filter."""
 
 _HERE: Final = f'request.url_path == "{PATH}"'
 _OWN: Final = f'{_HERE} && response.code_details != "ext_authz_denied"'
@@ -31,7 +30,9 @@ def plain_http_values(settings: EnvoySettings, parts: Mapping[str, Any], known: 
         return dict.fromkeys((*names, "mcp_namespaces"))
     socket = str(socket_path(settings.run_dir, BRIDGE_SOCKET).absolute())
     values = {**known, "bridge_http_socket": socket, "answered_here": parts["answered_here"]}
-    return {name: fill(parts[name], values) for name in names} | {"mcp_namespaces": [MCP_NAMESPACE]}
+    values["mcp_filter_on"] = parts["mcp_filter_on"] if settings.mcp_filter else None
+    found = {name: fill(parts[name], values) for name in names} | {"mcp_namespaces": [MCP_FILTER_NAMESPACE]}
+    return found if settings.mcp_filter else found | {"mcp_filter": None, "mcp_namespaces": None}
 
 
 def plain_http_replies(settings: EnvoySettings, parts: Mapping[str, Any], too_large: str) -> list[dict[str, Any]]:
@@ -39,8 +40,8 @@ def plain_http_replies(settings: EnvoySettings, parts: Mapping[str, Any], too_la
     if not settings.streamable_http:
         return []
 
-    def reply(when: str, sentence: str, status: str, code: int = 0, *, later: bool = False) -> dict[str, Any]:
-        body = refusal_body(b"null", sentence, status, code).decode()
+    def reply(when: str, sentence: str, status: str, *, later: bool = False) -> dict[str, Any]:
+        body = refusal_body(b"null", sentence, status).decode()
         extra = [_SECOND] if later else None
         return dict(fill(parts["plain_reply"], {"when": when, "body": body, "extra": extra}))
 
@@ -55,12 +56,6 @@ def plain_http_replies(settings: EnvoySettings, parts: Mapping[str, Any], too_la
             f"authorization is unavailable; {again}",
             "UNAVAILABLE",
             later=True,
-        ),
-        reply(
-            f'{_HERE} && response.code_details.startsWith("mcp_filter")',
-            "Envoy's MCP filter refuses the message: it is no JSON-RPC, or a key stands twice in it",
-            "INVALID_ARGUMENT",
-            INVALID_REQUEST,
         ),
         reply(f"{_OWN} && response.code == 403", "authorization gave no decision", "PERMISSION_DENIED"),
         reply(f"{_OWN} && response.code == 405", "this HTTP method is not served here", "UNIMPLEMENTED"),

@@ -93,6 +93,9 @@ class EnvoySettings(_EgressSettings):
     """Issuer URLs of the authorization servers whose tokens are accepted (RFC 9728)."""
     scopes_supported: tuple[str, ...] = ()
     """Scopes that clients may ask for (RFC 9728)."""
+    mcp_filter: bool = True
+    """With `streamable_http`: Envoy's own MCP filter reads each message, too, and authz_service refuses what the two
+    read differently. Envoy calls that filter work in progress; `false` leaves it out."""
     concurrency: int = Field(default=1, ge=1, le=64)
     """Envoy's worker threads: one serves a pod, and each costs memory."""
 

@@ -11,6 +11,7 @@ __all__ = [
     "LOG_BRIDGE",
     "LOG_ENVOY_HTTP",
     "LOG_ENVOY_TCP",
+    "MCP_FILTER_NAMESPACE",
     "RECORD_TAG",
     "REQUEST_ID",
     "ROLES",
@@ -53,6 +54,9 @@ SERVER = "x-mcp-server"
 EXT_AUTHZ_NAMESPACE = "envoy.filters.http.ext_authz"
 """Dynamic metadata namespace of a decision. Keys: decision (allow|deny), reason, rule, subject, spiffe_id, user,
 roles (comma-separated), method, tool, session_id, policy_version, chain, seq (decimal string)."""
+
+MCP_FILTER_NAMESPACE = "envoy.filters.http.mcp"
+"""Dynamic metadata of what Envoy's own MCP filter read in a message that came over plain HTTP."""
 
 # `identifier.log_name` of an access log stream.
 LOG_ENVOY_HTTP = "mcp.envoy.http"

@@ -31,6 +31,8 @@ class MessageStep:
         call = read_call(case.attributes.request.http, self._max_body_bytes, self._plain)
         if isinstance(call, Deny):
             return call
+        if self._plain is not None and (refusal := self._plain.second_opinion(case, call)):
+            return refusal
         try:
             case.args_digest = digest(call.arguments)
         except RecursionError:
