@@ -7,13 +7,16 @@ from secure_mcp_grpc.http2.messages import PREFIX_BYTES, RpcError, Status, prefi
 
 __all__ = ["Inflow"]
 
+_MAX_UNREAD = 16_384
+"""Messages that wait to be taken. A window of empty ones would be 200,000: work for a few octets each."""
+_TOO_MANY = RpcError(Status.RESOURCE_EXHAUSTED, "too many messages wait to be read")
 _CUT_SHORT = RpcError(Status.INTERNAL, "the last message is shorter than it claims")
 
 
 class Inflow:
     """`window` octets may be under way or unread at a time; a message of `max_bytes` must fit."""
 
-    __slots__ = ("_body", "_max_bytes", "_owed", "_unread", "_window", "received")
+    __slots__ = ("_body", "_count", "_max_bytes", "_owed", "_unread", "_window", "received")
 
     def __init__(self, window: int, max_bytes: int) -> None:
         self.received = 0
@@ -22,6 +25,7 @@ class Inflow:
         self._max_bytes = max_bytes
         self._body = bytearray()
         self._unread = 0
+        self._count = 0
         self._owed = 0
 
     @property
@@ -45,6 +49,9 @@ class Inflow:
                 break
             messages.append(bytes(memoryview(body)[start + PREFIX_BYTES : end]))
             start = end
+            self._count += 1
+            if self._count > _MAX_UNREAD:
+                return _TOO_MANY
         if start:
             del body[:start]
             self._unread += start
@@ -56,6 +63,7 @@ class Inflow:
 
     def take(self, size: int) -> None:
         """The handler has taken a message of `size` octets."""
+        self._count -= 1
         self._unread -= size + PREFIX_BYTES
         self._owed += size + PREFIX_BYTES
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from secure_mcp_grpc.http2 import wire
 from secure_mcp_grpc.http2.connection import Connection
 from secure_mcp_grpc.http2.events import Call, Cancelled, Ended, Event, Limits, Message, Opened, Room
-from secure_mcp_grpc.http2.messages import Status, prefixed
+from secure_mcp_grpc.http2.inflow import Inflow
+from secure_mcp_grpc.http2.messages import RpcError, Status, prefixed
 from secure_mcp_grpc.http2.wire import ErrorCode, FrameType, Setting
 
 E = ErrorCode
@@ -119,6 +120,22 @@ def test_what_is_no_message_ends_the_stream(octets: bytes, status: Status) -> No
 
     assert said.answers[1].status == str(int(status))
     assert kinds(peer.events) == [Opened, Cancelled]
+
+
+def test_flood_of_empty_messages_ends_its_stream() -> None:
+    """Ours: five octets each, and work for every one; a reader that keeps up sees any number of them."""
+    flood = Inflow(2**20, 2**20)
+    answers = [flood.add(b"\0" * 5000) for _ in range(20)]
+    read = Inflow(2**20, 2**20)
+    for _ in range(100):
+        messages = read.add(b"\0" * 5000)
+        assert isinstance(messages, list)
+        for message in messages:
+            read.take(len(message))
+
+    refusal = next(answer for answer in answers if isinstance(answer, RpcError))
+    assert refusal.status is Status.RESOURCE_EXHAUSTED
+    assert sum(len(answer) for answer in answers if isinstance(answer, list)) <= 16_384
 
 
 def test_refusal_after_the_headers_is_a_trailer() -> None:
