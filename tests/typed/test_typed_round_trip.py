@@ -76,13 +76,11 @@ def test_a_result_with_one_thing_wrong_is_refused_or_what_differs_is_named(rpc: 
     result = data.draw(STRANGE[rpc])
     places = list(_places(result))
     holder, key = data.draw(st.sampled_from(places))
-    holder[key] = data.draw(values | st.just([]) | st.just({}))
+    holder[key] = data.draw(values.filter(lambda one: one is not None) | st.just([]) | st.just({}))
     try:
-        back, dropped = carried(rpc, result)
+        assert check(rpc, result) == []
     except CannotCarry:
         return
-    assert isinstance(back, dict)
-    assert all(isinstance(one, str) for one in dropped)
 
 
 def _places(value: Any) -> Any:

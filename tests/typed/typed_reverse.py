@@ -196,24 +196,33 @@ def result(rpc: str, message: Any) -> tuple[dict[str, Any], list[str]]:
     if "ttl" in message.DESCRIPTOR.fields_by_name:
         found |= {"ttlMs": message.ttl.ToMilliseconds()} if message.HasField("ttl") else {}
         found |= {"cacheScope": SCOPES[message.cache_scope]} if message.cache_scope else {}
-    match rpc:
-        case "ListTools":
-            found["tools"] = [tool(one) for one in message.tools]
-        case "ListResources":
-            found["resources"] = [resource(one) for one in message.resources]
-        case "ListResourceTemplates":
-            found["resourceTemplates"] = [template(one) for one in message.resource_templates]
-        case "ListPrompts":
-            found["prompts"] = [prompt(one) for one in message.prompts]
-        case "CallTool":
-            found |= {"content": [content(one) for one in message.content], "isError": message.is_error}
-            found |= present(message, structured_content="structuredContent")
-        case "ReadResource":
-            found["contents"] = [contents(one) for one in message.resource]
-        case "GetPrompt":
-            found |= present(message, description="description")
-            found["messages"] = [{"role": ROLES[one.role], "content": content(one)} for one in message.messages]
-        case "Complete":
-            values = {"values": list(message.values), "hasMore": message.has_more}
-            found["completion"] = values | present(message, total_matches="total")
-    return found, dropped
+    return found | BODIES[rpc](message), dropped
+
+
+def called(message: pb.CallToolResponse) -> dict[str, Any]:
+    found = {"content": [content(one) for one in message.content], "isError": message.is_error}
+    return found | present(message, structured_content="structuredContent")
+
+
+def prompted(message: pb.GetPromptResponse) -> dict[str, Any]:
+    messages = [{"role": ROLES[one.role], "content": content(one)} for one in message.messages]
+    return {"messages": messages} | present(message, description="description")
+
+
+def completed(message: pb.CompletionResponse) -> dict[str, Any]:
+    values = {"values": list(message.values), "hasMore": message.has_more}
+    return {"completion": values | present(message, total_matches="total")}
+
+
+BODIES: dict[str, Any] = {
+    "ListTools": lambda message: {"tools": [tool(one) for one in message.tools]},
+    "ListResources": lambda message: {"resources": [resource(one) for one in message.resources]},
+    "ListResourceTemplates": lambda message: {
+        "resourceTemplates": [template(one) for one in message.resource_templates]
+    },
+    "ListPrompts": lambda message: {"prompts": [prompt(one) for one in message.prompts]},
+    "CallTool": called,
+    "ReadResource": lambda message: {"contents": [contents(one) for one in message.resource]},
+    "GetPrompt": prompted,
+    "Complete": completed,
+}
