@@ -8,11 +8,12 @@ Pure functions.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-__all__ = ["BUILT_IN", "Pattern", "card_digits", "compile_patterns", "replaced"]
+__all__ = ["BUILT_IN", "Pattern", "card_digits", "compile_patterns", "plainly", "replaced"]
 
 Tag = Callable[[str], str]
 
@@ -35,7 +36,7 @@ class Pattern:
     least: int = 0
 
 
-_OPEN: Final = r"""\\{0,7}["']?\s{0,8}[:=]\s{0,8}"""
+_OPEN: Final = r"""\\{0,7}["']?\s{0,8}(?:=>|[:=]|%3[AaDd]|&\#6[01];)\s{0,8}"""
 _VALUE: Final = (
     r"""(?:\\{2,7}+"([^"\\]++(?:\\++[^"\\]++)*+)"""  # JSON within JSON within JSON
     r"""|\\"((?:[^"\\]|\\\\\\?.|\\[^"\\])++)"""  # in JSON within JSON
@@ -85,18 +86,47 @@ BUILT_IN: Final[tuple[Pattern, ...]] = (
         least=9,
     ),
     Pattern(
+        "authorization_scheme",
+        re.compile(
+            r"(?i:\bauthorization\s{0,4}:\s{0,4})(?!(?i:bearer|basic|digest|token)\b|\[redacted)"
+            r"([^\s\"'\\][^\r\n\"'\\]{2,}+)"
+        ),
+        ("authorization",),
+        lower=True,
+        least=17,
+    ),
+    Pattern(
+        "flag",
+        re.compile(
+            r"(?<![\w-])--?(?i:[a-z0-9][a-z0-9_-]{0,24}[_-])?(?i:pass(?:word|wd|phrase|code)?|pwd|secret|token"
+            r"|api[_-]?key|access[_-]?key|credential)s?\s{1,4}(?!-)[\"']?([^\s\"'\\]{3,}+)"
+        ),
+        ("-pass", "-pwd", "secret", "token", "key", "credential"),
+        lower=True,
+        least=9,
+    ),
+    Pattern(
+        "element",
+        re.compile(
+            r"<(?:[\w.-]{0,32}:)?(?i:[\w.-]{0,24}?(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key|access[_-]?key"
+            r"|private[_-]?key|credential))(?:\s[^<>]{0,128})?>\s{0,8}([^<\s][^<]*+)"
+        ),
+        ("<",),
+        least=10,
+    ),
+    Pattern(
         "pair",
         re.compile(
             r"(?i:pass(?:word|wd|phrase|code)|pwd|secret|token(?!s[\"']?\s{0,4}[:=]\s{0,4}[0-9])|api[_-]?key"
-            r"|access[_-]?key|private[_-]?key|account[_-]?key|signing[_-]?key|encryption[_-]?key|credential|authorization"
+            r"|access[_-]?key|private[_-]?key|account[_-]?key|signing[_-]?key|encryption[_-]?key|credential|authorization|[_-]signature"
             rf")[A-Za-z0-9_-]{{0,24}}+{_OPEN}(?:(?i:bearer|basic|digest|token)\s{{1,4}})?+{_VALUE}"
         ),
-        ("pass", "pwd", "secret", "token", "key", "credential", "authorization"),
+        ("pass", "pwd", "secret", "token", "key", "credential", "authorization", "signature"),
         lower=True,
         least=7,
     ),
     Pattern(
-        "url_password", re.compile(r"://[^\s/:@\"']{0,128}+:((?!\[redacted)[^\s/@\"']{1,256}+)@"), ("://",), least=6
+        "url_password", re.compile(r"://[^\s/:@\"']{0,128}+:((?!\[redacted)[^\s/@\"']{1,4096}+)@"), ("://",), least=6
     ),
     Pattern(
         "email",
@@ -106,9 +136,9 @@ BUILT_IN: Final[tuple[Pattern, ...]] = (
 )
 """In the order they are applied; what one replaced the next ones leave alone."""
 
-_GROUPED = re.compile(r"(?<![0-9])(?=([2-6][0-9]{3,5}(?:[ -][0-9]{3,7}){1,4})(?![0-9]))")
+_GROUPED = re.compile(r"(?<![0-9])(?=([2-6][0-9]{3,5}(?:[ .-][0-9]{3,7}){1,4})(?![0-9]))")
 _PLAIN = re.compile(r"(?<![0-9])[2-6][0-9]{12,18}(?![0-9])")
-_DIGITS = re.compile(r"[0-9]{4}[ -]?[0-9]{3}")
+_DIGITS = re.compile(r"[0-9]{4}[ .-]?[0-9]{3}")
 _CARD_DIGITS: Final = ("2", "3", "4", "5", "6")
 _DOUBLED: Final = str.maketrans("0123456789", "0246813579")
 _MAX_PATTERN_CHARS: Final = 500
@@ -132,6 +162,12 @@ def replaced(text: str, patterns: Sequence[Pattern], tag: Tag) -> str:
         if size > 12 and _has_any(text, _CARD_DIGITS) and _DIGITS.search(text)
         else text
     )
+
+
+def plainly(text: str) -> str:
+    """`text` without invisible characters, and with plain letters and digits for those that only look different."""
+    shown = "".join(char for char in text if unicodedata.category(char) != "Cf")
+    return unicodedata.normalize("NFKC", shown)
 
 
 def card_digits(digits: str) -> bool:
@@ -189,10 +225,10 @@ def _cards(text: str) -> list[tuple[int, int]]:
     for match in _GROUPED.finditer(text):
         start, end = match.span(1)
         while end > start:
-            if card_digits(re.sub("[ -]", "", text[start:end])):
+            if card_digits(re.sub("[ .-]", "", text[start:end])):
                 spans.append((start, end))
                 break
-            end = max(text.rfind(" ", start, end), text.rfind("-", start, end))
+            end = max(text.rfind(mark, start, end) for mark in " .-")
     return sorted(spans)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from mcp_bridge.capture.patterns import BUILT_IN, Pattern
+from mcp_bridge.capture.patterns import BUILT_IN, Pattern, plainly
 
 __all__ = ["Node", "Rules", "below", "compile_fields", "compile_paths", "matches_any", "start"]
 
@@ -39,7 +39,10 @@ class Rules:
     paths: Node | None = None
 
     def hides_name(self, name: str) -> bool:
-        name = name[:_MAX_NAME_CHARS]
+        if len(name) > _MAX_NAME_CHARS:
+            name = name[: _MAX_NAME_CHARS // 2] + name[-_MAX_NAME_CHARS // 2 :]
+        if not name.isascii():
+            name = plainly(name)
         return bool(_SECRET_NAME.search(name) or (self.fields is not None and self.fields.fullmatch(name)))
 
 

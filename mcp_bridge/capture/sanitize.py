@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from mcp_bridge.capture.keyed import Keyed
-from mcp_bridge.capture.patterns import replaced
+from mcp_bridge.capture.patterns import plainly, replaced
 from mcp_bridge.capture.prefix import CUT
 from mcp_bridge.capture.rules import Node, Rules, below
 
@@ -31,7 +31,13 @@ _MAX_INNER_CHARS: Final = 16 * 1024
 """A text that looks like JSON is read as JSON up to this length."""
 _MAX_INNER: Final = 2
 _MAX_HASHED_BYTES: Final = 1 << 20
-_CARD_NUMBERS: Final = range(10**12, 10**19)
+_LEAST_CARD: Final = 10**12
+_MOST_CARD: Final = 10**19
+_TAG: Final = "[redacted:"
+_MAX_PAIR: Final = 8
+"""Members of an object that is a name and a value."""
+_SAYS_NAME: Final = ("name", "key", "header", "field", "option", "variable")
+_FLAG: Final = re.compile(r"--?[A-Za-z][\w-]{0,64}")
 _NAMES_REMEMBERED: Final = 2048
 _SHORT_NAME_CHARS: Final = 64
 _DATA_URI = re.compile(r"data:[\w.+/-]{0,100}(?:;[\w=.+-]{1,60}){0,4};base64,")
@@ -65,11 +71,22 @@ class Sanitizer:
         return self.plain(text[: max_chars + 2 * MARGIN_CHARS])[:-MARGIN_CHARS][:max_chars]
 
     def plain(self, text: str) -> str:
-        """`text` with what the patterns find replaced."""
-        return replaced(text, self.rules.patterns, self.tag)
+        """`text` with what the patterns find replaced.
+
+        Where they find more in a text whose look-alikes are plain and whose invisible characters are gone, that is
+        what is written.
+        """
+        written = replaced(text, self.rules.patterns, self.tag)
+        if text.isascii():
+            return written
+        folded = plainly(text)
+        if folded == text:
+            return written
+        found = replaced(folded, self.rules.patterns, self.tag)
+        return written if found in (folded, plainly(written)) else found
 
     def tag(self, secret: str) -> str:
-        return f"[redacted:{self.keyed.tag(secret.encode('utf-8', 'surrogatepass'))}]"
+        return f"{_TAG}{self.keyed.tag(secret.encode('utf-8', 'surrogatepass'))}]"
 
     def name(self, name: str) -> tuple[bool, str]:
         """Whether the value of a member called `name` is hidden, and how the name itself is written."""
@@ -102,13 +119,14 @@ class _Walk:
         if isinstance(value, list | tuple):
             return self._items(value, depth, nodes) if depth <= _MAX_DEPTH else self._mark(DEEP)
         self._room -= 1
-        if type(value) is int and value in _CARD_NUMBERS:
+        if type(value) in (int, float) and _LEAST_CARD <= abs(value) < _MOST_CARD:
             return self._card(value)
         return value
 
     def _members(self, value: Mapping[str, Any], depth: int, nodes: Sequence[Node]) -> dict[str, Any]:
         written: dict[str, Any] = {}
         self._room -= 2
+        hidden = self._value_of_a_pair(value) if len(value) <= _MAX_PAIR else ""
         for key, item in value.items():
             if self._room < 0:
                 self.cut = True
@@ -116,7 +134,7 @@ class _Walk:
             hides, name = self._sanitizer.name(key) if len(key) <= self._room else self._long_name(key)
             self._room -= len(name) + 3
             under = below(nodes, key) if nodes else ()
-            if hides or any(node.hides for node in under):
+            if hides or key == hidden or any(node.hides for node in under):
                 written[name] = self._hide(item)
             elif isinstance(item, str) and (blob := blob_of(key, item, value)) is not None:
                 written[name] = self._mark(blob_mark(blob))
@@ -127,27 +145,45 @@ class _Walk:
     def _items(self, value: Sequence[Any], depth: int, nodes: Sequence[Node]) -> list[Any]:
         written: list[Any] = []
         self._room -= 2
+        before: Any = None
         for index, item in enumerate(value):
             if self._room < 0:
                 self.cut = True
                 break
             under = below(nodes, str(index)) if nodes else ()
-            hides = any(node.hides for node in under)
+            hides = self._is_named(before, item, len(value)) or any(node.hides for node in under)
+            before = item
             written.append(self._hide(item) if hides else self.value(item, depth + 1, under))
         return written
+
+    def _value_of_a_pair(self, value: Mapping[str, Any]) -> str:
+        """`value` where the object is the name of a secret and its value, as in lists of headers and variables."""
+        for key in _SAYS_NAME if "value" in value else ():
+            name = value.get(key)
+            if isinstance(name, str) and len(name) <= _SHORT_NAME_CHARS and self._sanitizer.name(name)[0]:
+                return "value"
+        return ""
+
+    def _is_named(self, before: Any, item: Any, size: int) -> bool:
+        """Whether `before` names `item` as a secret: `["--token", "…"]` in a command, `["Authorization", "…"]`."""
+        if not isinstance(before, str) or len(before) > _SHORT_NAME_CHARS or not isinstance(item, str):
+            return False
+        if _FLAG.fullmatch(before) is None and (size != 2 or " " in before):
+            return False
+        return self._sanitizer.name(before)[0]
 
     def _text(self, value: str) -> str:
         if len(value) < 6:
             self._room -= len(value) + 2
             return value
         if value.startswith("data:") and (match := _DATA_URI.match(value)):
-            return self._mark(value[: match.end()] + blob_mark(value[match.end() :]))
+            return self._mark(self._sanitizer.plain(value[: match.end()]) + blob_mark(value[match.end() :]))
         limit = max(0, self._room) + MARGIN_CHARS
         cut = len(value) > limit or value.endswith(CUT)
         if cut:
             self.cut = True
             value = value.removesuffix(CUT)[:limit]
-        elif value[0] in "{[" and len(value) <= _MAX_INNER_CHARS and self._inner < _MAX_INNER:
+        elif value.lstrip()[:1] in ("{", "[") and len(value) <= _MAX_INNER_CHARS and self._inner < _MAX_INNER:
             value = self._inner_json(value)
         written = self._sanitizer.plain(value)
         if written != value:
@@ -160,9 +196,8 @@ class _Walk:
 
     def _inner_json(self, text: str) -> str:
         """`text` as it was where there is nothing to hide; written anew otherwise, by the rules for names too."""
-        try:
-            value = msgspec.json.decode(text)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        value = _decode(text)
+        if value is None:
             return text
         room, hidden = self._room, self._hidden
         self._inner += 1
@@ -175,8 +210,8 @@ class _Walk:
         self._hidden += 1
         return self._mark(self._sanitizer.tag(value if isinstance(value, str) else _bounded(value)))
 
-    def _card(self, value: int) -> Any:
-        text = str(value)
+    def _card(self, value: float) -> Any:
+        text = str(abs(int(value)))
         written = self._sanitizer.plain(text)
         if written == text:
             return value
@@ -218,6 +253,18 @@ def blob_mark(text: str) -> str:
 def _bounded(value: Any) -> str:
     """Text for the hash of a value that is no text: equal values have equal texts."""
     return _encode(value)[:_MAX_HASHED_BYTES].decode("utf-8", "ignore")
+
+
+def _decode(text: str) -> Any:
+    """None where it is no JSON. Lone surrogates, which msgspec refuses, must not keep names from being read."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _encode(value: Any) -> bytes:
