@@ -54,6 +54,8 @@ _SAYS_NOTHING = frozenset({"DI", "RFCF"})
 _CANCELLED, _PERMISSION_DENIED, _UNAVAILABLE, _UNAUTHENTICATED = 1, 7, 14, 16
 _BRIDGE_REFUSED = frozenset({_PERMISSION_DENIED, _UNAUTHENTICATED})
 """What the bridge answers after an allow: to a tool that drifted, to a stream whose caller was revoked."""
+_HTTP_REFUSED = frozenset({401, 403})
+"""The same over plain HTTP."""
 _LIMITS = frozenset({"quota_exceeded", "rate_limited"})
 
 
@@ -90,7 +92,7 @@ def outcome(
         return "unavailable"
     if grpc_status == _CANCELLED:
         return left
-    if decision == "allow" and grpc_status in _BRIDGE_REFUSED:
+    if decision == "allow" and (grpc_status in _BRIDGE_REFUSED or (grpc_status < 0 and http_status in _HTTP_REFUSED)):
         return "denied"
     if details == "direct_response" and http_status == 200 and grpc_status < 0:
         return "public"

@@ -124,6 +124,8 @@ def _findings(scope: Scope, window: Window) -> None:
         "requests": parts.count_column("Requests"),
         "latest": parts.time_column("Latest (UTC)"),
     }
+    if not findings.frame["server"].any():
+        del columns["server"]  # a call that was refused reached none
     parts.table(findings, columns, key="findings", alt="Findings of the bridge by identity, server and tool")
 
 

@@ -180,6 +180,36 @@ async def test_frames_are_requests_in_any_order_and_once(store: StoreProcess, si
     assert (found[0][0], found[0][4]) == (session, 0)
 
 
+async def test_reason_of_a_refusal_is_of_who_refused(store: StoreProcess, sink: SinkProcess) -> None:
+    """Ours: after an allow, `permitted` and its rule would say the opposite of what happened."""
+    mark = uuid.uuid4().hex
+
+    def ended(
+        name: str, decision: str, reason: str, grpc_status: str, details: str
+    ) -> accesslog_pb2.HTTPAccessLogEntry:
+        made = entry(f"{mark}-{name}")
+        fields = made.common_properties.metadata.filter_metadata[headers.EXT_AUTHZ_NAMESPACE].fields
+        for key, value in {"decision": decision, "reason": reason, "rule": "p, *"}.items():
+            fields[key].string_value = value
+        made.common_properties.custom_tags["grpc_status"] = grpc_status
+        made.response.response_code_details = details
+        return made
+
+    limited = ended("limited", "allow", "permitted", "8", "local_rate_limited")
+    quota = ended("quota", "deny", "quota_exceeded", "8", "ext_authz_denied")
+    bridge = ended("bridge", "allow", "permitted", "7", "via_upstream")
+    denied = ended("denied", "deny", "denied_by_rule", "7", "ext_authz_denied")
+    await send(sink, message(limited, quota, bridge, denied))
+
+    sql = "SELECT request_id, outcome, reason, rule FROM traffic WHERE startsWith(request_id, {mark:String})"
+    assert {name.rpartition("-")[2]: rest for name, *rest in query(store, sql, mark=mark)} == {
+        "limited": ["limited", "rate_limited", ""],
+        "quota": ["limited", "quota_exceeded", "p, *"],
+        "bridge": ["denied", "refused_by_bridge", ""],
+        "denied": ["denied", "denied_by_rule", "p, *"],
+    }
+
+
 async def test_health_and_metrics(sink: SinkProcess) -> None:
     """Ours: grpc.health.v1 beside the service; what came in is counted."""
     await send(sink, message(entry("x")))

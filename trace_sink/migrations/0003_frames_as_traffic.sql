@@ -12,15 +12,17 @@ ALTER TABLE interactions
     ADD INDEX IF NOT EXISTS by_digest_in digests_in TYPE bloom_filter(0.01) GRANULARITY 4,
     ADD INDEX IF NOT EXISTS by_digest_out digests_out TYPE bloom_filter(0.01) GRANULARITY 4;
 
--- Every request once. Envoy logs a pipelined session as one request, when it ends; what is in it the bridge records,
+-- Every request once, and where one was refused, the reason of who refused: authorization allowed it, or was not asked,
+-- where a limit of rates or the bridge did. Envoy logs a pipelined session as one request, when it ends; what is in it the bridge records,
 -- frame by frame. The session itself stays one request, grpc:session, whose bytes are those of its frames.
 CREATE VIEW IF NOT EXISTS traffic AS
 SELECT
     r.ts AS ts, r.node AS node, r.request_id AS request_id, r.trace_id AS trace_id, r.session_id AS session_id,
     r.identity AS identity, r.spiffe_id AS spiffe_id, r.user AS user, r.server AS server, r.rpc AS rpc,
     r.method AS method, r.tool AS tool, r.outcome AS outcome, r.decision AS decision,
-    CAST(if(r.outcome = 'denied' AND r.decision = 'allow', 'refused_by_bridge', r.reason), 'LowCardinality(String)') AS reason,
-    CAST(if(r.outcome = 'denied' AND r.decision = 'allow', '', r.rule), 'LowCardinality(String)') AS rule,
+    CAST(multiIf(r.decision = 'deny', r.reason, r.outcome = 'limited', 'rate_limited',
+        r.outcome = 'denied' AND r.decision = 'allow', 'refused_by_bridge', r.reason), 'LowCardinality(String)') AS reason,
+    CAST(if(r.outcome IN ('denied', 'limited') AND r.decision = 'allow', '', r.rule), 'LowCardinality(String)') AS rule,
     r.chain AS chain, r.seq AS seq, r.grpc_status AS grpc_status, r.details AS details,
     r.duration_us AS duration_us, r.upstream_us AS upstream_us,
     if(r.method = 'grpc:session', 0, r.request_bytes) AS request_bytes,
