@@ -83,6 +83,7 @@ class Executor:
         self._request_timeout_s = request_timeout_s
         self.max_answer_bytes = max_answer_bytes
         self._endless: set[Outbox] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self.in_flight = 0
 
     def outbox(self) -> Outbox:
@@ -277,6 +278,7 @@ class Executor:
         exchange.session = self._authorize(visit, exchange.call)
         if exchange.session is None and exchange.call.method == "initialize":
             exchange.session = self._sessions.open(visit.caller.owner)
+            self._end_crowded_out()
             exchange.opens_session = True
             visit.session_id = exchange.session.id
         return exchange
@@ -288,6 +290,13 @@ class Executor:
             logs.event(logger, logging.WARNING, "not_what_was_authorized", request_id=visit.caller.request_id)
             raise HopError(grpc.StatusCode.PERMISSION_DENIED, "this is not what was authorized")
         return self._sessions.find(call.session_id, visit.caller.owner) if call.session_id else None
+
+    def _end_crowded_out(self) -> None:
+        for session in self._sessions.crowded_out:
+            ending = asyncio.create_task(self._end(session), name="end session")
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+        self._sessions.crowded_out.clear()
 
     async def _end(self, session: Session) -> None:
         self._sessions.drop(session)

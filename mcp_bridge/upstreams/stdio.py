@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ _STEADY_S = 10.0
 class _Place:
     """Where one identity's or session's child is; its lock is held while the child is being started."""
 
+    owner: str
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     child: Child | None = None
     backoff_s: float = 0.0
@@ -66,6 +68,7 @@ class StdioUpstream:
         self._on_children = on_children
         self._on_restart = on_restart
         self._places: dict[str, _Place] = {}
+        self._starting = 0
         self._closing = False
 
     async def start(self) -> None:
@@ -122,7 +125,7 @@ class StdioUpstream:
         if place is None:
             if session is not None and not opens:
                 raise session_unknown()
-            place = self._places[key] = _Place()
+            place = self._places[key] = _Place(owner)
         if place.child is not None and not place.child.peer.has_failed:
             return place.child
         async with place.lock:
@@ -138,34 +141,56 @@ class StdioUpstream:
         wait_s = place.not_before - time.monotonic()
         if wait_s > 0:
             raise unavailable(f"the MCP server {self.name} keeps ending; next start in {wait_s:.1f} s")
-        await self._make_room()
-        if place.backoff_s:
-            self._on_restart()
-        place.child = await Child.start(
-            self.name,
-            self._command,
-            self._env,
-            self._cwd,
-            session,
-            self._max_message_bytes,
-            self._ended,
-            limits=self._limits,
-        )
+        await self._make_room(place.owner)
+        self._starting += 1
+        try:
+            if place.backoff_s:
+                self._on_restart()
+            place.child = await Child.start(
+                self.name,
+                self._command,
+                self._env,
+                self._cwd,
+                session,
+                self._max_message_bytes,
+                self._ended,
+                limits=self._limits,
+            )
+        finally:
+            self._starting -= 1
         self._on_children(self._count())
         return place.child
 
-    async def _make_room(self) -> None:
-        """Below the limit of children, by ending the one that was idle longest."""
-        if self._count() < self._max_children:
-            return
-        idle = [
-            (place.child.peer.last_used, key)
+    async def _make_room(self, owner: str) -> None:
+        """Below the limit of children, by ending the one that was idle longest, or one of an owner that has most."""
+        while self._count() >= self._max_children:
+            idle = [
+                (place.child.peer.last_used, key)
+                for key, place in self._places.items()
+                if place.child and not place.child.peer.in_flight and key.startswith("identity")
+            ]
+            key = min(idle)[1] if idle else self._of_the_greediest(owner)
+            if key is None:
+                raise overloaded(f"the MCP server {self.name} already runs {self._max_children} times, all in use")
+            await self._end(key)
+
+    def _of_the_greediest(self, owner: str) -> str | None:
+        """Of whoever has more than half of all children: the one that was not used for longest, idle ones first.
+
+        Nobody can so shut the others out; whoever is alone here may have them all.
+        """
+        having = Counter(place.owner for place in self._places.values() if place.child)
+        if not having:
+            return None
+        greediest, count = having.most_common(1)[0]
+        if greediest == owner or count <= max(1, self._max_children // 2):
+            return None
+        theirs = [
+            (place.child.peer.in_flight > 0, place.child.peer.last_used, key)
             for key, place in self._places.items()
-            if place.child and not place.child.peer.in_flight and key.startswith("identity")
+            if place.child and place.owner == greediest
         ]
-        if not idle:
-            raise overloaded(f"the MCP server {self.name} already runs {self._max_children} times, all in use")
-        await self._end(min(idle)[1])
+        return min(theirs)[2]
 
     def _ended(self, child: Child) -> None:
         """A child ended by itself: its session with it; an identity's next request starts another, at first at once."""
@@ -195,7 +220,8 @@ class StdioUpstream:
             self._on_children(self._count())
 
     def _count(self) -> int:
-        return sum(place.child is not None and not place.child.peer.has_failed for place in self._places.values())
+        running = sum(place.child is not None and not place.child.peer.has_failed for place in self._places.values())
+        return running + self._starting
 
 
 def _key(owner: str, session: Session | None) -> str:

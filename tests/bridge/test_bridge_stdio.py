@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -201,6 +202,48 @@ async def test_children_are_limited() -> None:
         hanging.cancel()
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_owner_of_most_children_makes_room_for_others() -> None:
+    """Ours: sessions that one identity opens do not shut the others out; alone it may have all."""
+    first = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    async with (
+        serving(unruly(max_children=4)) as bridge,
+        bridge.channel("model-a") as a,
+        bridge.channel("model-b") as b,
+    ):
+        for _ in range(4):
+            await send(a, "Call", request("initialize", first))
+        error = await refusal(a, request("initialize", first))
+        answers = [await send(b, "Call", request("initialize", first)) for _ in range(2)]
+        last = await refusal(b, request("initialize", first))
+
+    assert error.code() is last.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert all("result" in answer for answer in answers)
+
+
+async def test_children_started_at_the_same_time_are_limited_too() -> None:
+    """Ours: a child counts from the moment it is being started."""
+    async with serving(unruly(max_children=2)) as bridge, AsyncExitStack() as open_:
+        channels = [await open_.enter_async_context(bridge.channel(f"model-{number}")) for number in range(6)]
+        outcomes = await asyncio.gather(
+            *(send(channel, "Call", tool("hang")) for channel in channels),
+            _until_refused(bridge, 4),
+            return_exceptions=True,
+        )
+
+    assert sum(isinstance(outcome, grpc.aio.AioRpcError) for outcome in outcomes[:6]) == 6
+    assert outcomes[6] == 2
+
+
+async def _until_refused(bridge: Bridge, count: int) -> int:
+    """How many children run when so many calls were refused; then all end."""
+    async with asyncio.timeout(10):
+        while len(bridge.records) < count:
+            await asyncio.sleep(0.01)
+    running = len(bridge.upstream._places) and bridge.upstream._count()
+    await bridge.upstream.close()
+    return int(running)
 
 
 def alive(pid: int) -> bool:
