@@ -116,7 +116,7 @@ class Recorder:
             self._metrics.tokens.labels("in", record.tokens_source).inc(record.tokens_in)
             self._metrics.tokens.labels("out", record.tokens_source).inc(record.tokens_out)
         if self._spans is not None:
-            request_id = visit.id_json.decode("utf-8", "replace")
+            request_id = self._capture.name(visit.id_json.decode("utf-8", "replace"))
             self._spans.ended(record, visit.started_ns, ended_ns, request_id, span.flags)
         if not self._offer(visit.started_ns, msgspec.json.encode(record)):
             logs.event(logger, logging.WARNING, "record_lost", request_id=visit.caller.request_id)
@@ -136,7 +136,7 @@ class Recorder:
             server=visit.server,
             rpc=visit.rpc,
             method=call.method if call else "",
-            tool=call.name if call else "",
+            tool=self._capture.name(call.name) if call else "",
             session_id=visit.session_id,
             protocol_version=call.protocol_version if call else "",
             outcome=summary.outcome,

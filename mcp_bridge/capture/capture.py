@@ -95,6 +95,10 @@ class Capture:
     def _keyed(self) -> Keyed:
         return self._sanitizer.keyed
 
+    def name(self, name: str) -> str:
+        """A tool's name, a URI or an id as it may be written: URIs hold passwords and tokens now and then."""
+        return self._sanitizer.plain(name)
+
     def of(self, message: Message) -> Captured:
         call = message.call
         if call is None:

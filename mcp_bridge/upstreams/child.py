@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mcp_bridge.capture.patterns import BUILT_IN, replaced
 from mcp_bridge.errors import HopError, too_large, unavailable
 from mcp_bridge.exchange import Session
 from mcp_bridge.multiplex import Multiplex
@@ -22,6 +23,7 @@ __all__ = ["Child"]
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 256 * 1024
+_LINES_AT_ONCE = 256
 _STDERR_LINE_BYTES = 2048
 _STDERR_LINES_PER_S = 20
 _IDLE_TALK = 10_000
@@ -119,6 +121,18 @@ class Child:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._empty()
+        # The reader may have been stopped before it could say so: whoever listens to the session must not wait on.
+        if not self.peer.has_failed:
+            self.peer.fail(unavailable(f"the MCP server {self._name} was ended"))
+
+    async def _empty(self) -> None:
+        """Read what a flooding child left in its pipes: they are closed at their end, and not before."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TERMINATE_S):
+                for pipe in (_pipe(self._process.stdout), _pipe(self._process.stderr)):
+                    while await pipe.read(_CHUNK_BYTES):
+                        pass
 
     def _count_idle_talk(self) -> None:
         """A child that floods while nobody asked it anything only costs: it is ended."""
@@ -150,7 +164,9 @@ class Child:
     async def _read(self, on_end: Callable[["Child"], None]) -> None:
         lines = LineReader(self._max_message_bytes)
         while chunk := await _pipe(self._process.stdout).read(_CHUNK_BYTES):
-            for line in lines.feed(chunk):
+            for number, line in enumerate(lines.feed(chunk), 1):
+                if number % _LINES_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # a chunk may hold tens of thousands: others have their turn
                 if isinstance(line, TooLong):
                     answer = f"an answer of the MCP server {self._name}"
                     self.peer.broken(line.head, line.tail, too_large(answer, self._max_message_bytes))
@@ -169,7 +185,10 @@ class Child:
         on_end(self)
 
     async def _log(self) -> None:
-        """Keep what the child says on stderr, as bounded lines at a bounded rate; the rest is counted."""
+        """Keep what the child says on stderr, as bounded lines at a bounded rate; the rest is counted.
+
+        Servers print what they were given: secrets are looked for as in records.
+        """
         lines = LineReader(_STDERR_LINE_BYTES)
         second, written, dropped = 0, 0, 0
         while chunk := await _pipe(self._process.stderr).read(_CHUNK_BYTES):
@@ -183,6 +202,7 @@ class Child:
                     continue
                 written += 1
                 text = (line.head if isinstance(line, TooLong) else line).decode("utf-8", "replace").rstrip()
+                text = replaced(text, BUILT_IN, lambda _secret: "[redacted]")
                 logs.event(logger, logging.INFO, "upstream_stderr", server=self._name, line=text)
 
 

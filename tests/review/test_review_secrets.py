@@ -1,13 +1,27 @@
 """Secrets that try to get into a record: written oddly, beside their names, in identifiers, in what a child says."""
 
+import asyncio
 import json
+import logging
+import os
+import sys
+import time
 from typing import Any
 
+import msgspec
 import pytest
+from bridge_harness import request, send, serving
 
+from mcp_bridge import wire
+from mcp_bridge.capture.build import build_capture
 from mcp_bridge.capture.keyed import Keyed
+from mcp_bridge.capture.otlp import attributes
 from mcp_bridge.capture.rules import Rules, compile_fields
 from mcp_bridge.capture.sanitize import Sanitizer
+from mcp_bridge.capture.settings import CaptureSettings
+from mcp_bridge.exchange import Exchange, Outbox, Session
+from mcp_bridge.upstreams.child import Child
+from secure_mcp_grpc.calls import McpCall
 
 SECRET = "hunter2hunter2XYZ"
 DODGES: dict[str, tuple[Any, str]] = {
@@ -65,3 +79,112 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
     """Ours: folding is for looking only; what holds no secret is written as it came."""
     text = text.encode("utf-16", "surrogatepass").decode("utf-16")
     assert json.loads(Sanitizer(Rules(), Keyed(b"k" * 16)).text({"v": text}, 4096)) == {"v": text}
+
+
+@pytest.mark.parametrize("mode", ["full", "off"])
+async def test_no_secret_of_a_uri_is_in_a_record_or_a_span(mode: Any) -> None:
+    """Issue 4: not in the name of what was asked for either, nor in what OpenTelemetry is told."""
+    spans: list[Any] = []
+
+    class Spans:
+        def ended(self, record: Any, _started: int, _ended: int, request_id: str, _flags: str) -> None:
+            spans.append((record, attributes(record, request_id)))
+
+    uri = f"https://bob:{SECRET}@files.example/x?access_token={SECRET}"
+    capture = build_capture(CaptureSettings(capture=mode))
+    answer = wire.result(b"1", msgspec.json.encode({"contents": [{"uri": uri, "text": uri}]}))
+    async with serving(Fixed(answer), capture=capture, spans=Spans()) as bridge, bridge.channel() as channel:
+        await send(channel, "Call", request("resources/read", {"uri": uri}, id_json=b'"token=%b"' % SECRET.encode()))
+        await asyncio.sleep(0)
+        written = msgspec.json.encode(bridge.records[-1]).decode()
+
+    assert bridge.records[-1].tool.startswith("https://bob:[redacted:")
+    assert SECRET not in written
+    assert SECRET not in repr(spans)
+
+
+async def test_no_secret_of_a_childs_stderr_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Ours: servers print what they were given."""
+    caplog.set_level(logging.INFO)
+    said = asyncio.Event()
+    lines: list[str] = []
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "upstream_stderr":
+                lines.append(record.fields["line"])  # type: ignore[attr-defined]
+                said.set()
+
+    logging.getLogger("mcp_bridge.upstreams.child").addHandler(watch := Watch())
+    program = f"import sys; sys.stderr.write('login with password={SECRET}\\n'); sys.stderr.flush(); sys.stdin.read()"
+    child = await start_child(program, None)
+    try:
+        async with asyncio.timeout(20):
+            await said.wait()
+    finally:
+        await child.close()
+        logging.getLogger("mcp_bridge.upstreams.child").removeHandler(watch)
+
+    assert lines == ["login with password=[redacted]"]
+
+
+async def test_a_session_ends_with_its_child() -> None:
+    """Ours: a child that is closed, for being idle too long for one, leaves nobody listening to its session."""
+    session = Session("s", "o", Outbox(1000))
+    child = await start_child("import sys; sys.stdin.read()", session)
+    listening = asyncio.ensure_future(session.queue.get())
+    await child.close()
+    async with asyncio.timeout(5):
+        assert await listening is None
+
+
+async def test_a_child_that_floods_lets_others_have_their_turn() -> None:
+    """Ours: however much a server writes at once, the others wait for milliseconds at most."""
+    program = "import sys\nwhile True: sys.stdout.write('{}\\n' * 20000)"
+    child = await start_child(program, None)
+    asking = asyncio.ensure_future(
+        child.peer.request(Exchange(McpCall("ping", "", {}), b"1", b"", wire.read_meta(b"")))
+    )
+    asking.add_done_callback(lambda _: None)
+    try:
+        await asyncio.sleep(0.5)
+        turns = 0
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 50
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await child.close()
+
+
+async def start_child(program: str, session: Session | None) -> Child:
+    command, env = [sys.executable, "-c", program], {"PATH": os.environ["PATH"]}
+    return await Child.start("child", command, env, None, session, 1 << 20, lambda _child: None)
+
+
+class Fixed:
+    """An upstream that always gives the same answer."""
+
+    name = "fixed"
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    async def start(self) -> None: ...
+
+    async def request(self, exchange: Exchange) -> bytes:
+        exchange.server = self.name
+        return wire.response_with_id(wire.read_envelope(self.answer), exchange.id_json)
+
+    async def notify(self, note: Any) -> None: ...
+
+    async def reply(self, session: Session, message: bytes) -> None: ...
+
+    async def end_session(self, session: Session) -> None: ...
+
+    async def reap(self, idle_s: float) -> None: ...
+
+    async def close(self) -> None: ...
