@@ -132,10 +132,9 @@ async def test_lists_without_end_are_cut_off(items: int, size: int, word: str) -
 
 async def test_a_tool_that_cannot_be_carried_is_left_out_and_named() -> None:
     """Ours: one server's tool with a schema too deep does not take everybody's list away."""
-    deep: dict[str, Any] = {}
-    for _ in range(40):
-        deep = {"not": deep}
-    tools = [{"name": name, "inputSchema": deep if name == "b" else {"maximum": 2**64}} for name in "abc"]
+    deep = _nested(40)
+    tools = [{"name": name, "inputSchema": {"maximum": 2**64}} for name in "abc"]
+    tools[1] = {"name": "b", "title": 5, "inputSchema": deep}
     async with serving(Scripted(lambda _params: {"tools": tools})) as bridge, bridge.channel() as channel:
         listed = await ask(channel, "ListTools")
 
