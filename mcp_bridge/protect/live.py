@@ -98,8 +98,9 @@ def _check_error(method: str, error: bytes) -> None:
 
 
 async def _info(settings: "BridgeSettings", name: str) -> dict[str, Any]:
-    """Name and version, as one server states them."""
-    alone = settings.model_copy(update={"upstreams": {name: settings.upstreams[name]}})
+    """Name and version, as one server states them: with a prefix a router would speak for it."""
+    itself = settings.upstreams[name].model_copy(update={"prefix": ""})
+    alone = settings.model_copy(update={"upstreams": {name: itself}, "names": "plain"})
     async with _asking(alone) as (_, told):
         info = told.get("serverInfo") or (told.get("_meta") or {}).get(_SERVER_INFO)
         info = info if isinstance(info, dict) else {}

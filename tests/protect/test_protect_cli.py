@@ -165,3 +165,17 @@ def test_a_server_that_does_not_answer_is_named(home: Home) -> None:
     assert code == 2, err
     assert "d" in err
     assert not home.lock.exists()
+
+
+def test_a_lock_names_each_server_by_its_own_words(home: Home) -> None:
+    """Issue 4: the server's version is in the lock, also where its names have a prefix here."""
+    path = home.root / "sidecar.yaml"
+    document = yaml.safe_load(path.read_text())
+    document["bridge"]["names"] = "prefixed"
+    path.write_text(yaml.safe_dump(document))
+
+    assert home.run("lock")[0] == 0
+    locked = json.loads(home.lock.read_text())
+
+    assert locked["servers"] == {"d": {"name": "drifting", "version": "1.0"}}
+    assert all(name.startswith("d_") for name in locked["tools"])
