@@ -25,6 +25,7 @@ from mcp_bridge.protect.definitions import LABELS, LIST_METHODS, Kind
 from mcp_bridge.protect.drift import classify
 from mcp_bridge.protect.findings import Finding, Severity, safe
 from mcp_bridge.protect.lockfile import Lock
+from mcp_bridge.upstreams.routes import best_fitting
 from secure_mcp_grpc import logs
 
 __all__ = ["UNAPPROVED", "Pins"]
@@ -96,12 +97,14 @@ class Pins:
             self._refuse(exchange, kind, name, verdict)
 
     async def _check_read(self, exchange: Exchange, ask: Ask) -> None:
-        """A resource may be read unless all templates that it fits are unapproved; resources by themselves are data."""
+        """A resource may be read unless the templates that it fits best are all unapproved; by itself it is data.
+
+        Best as the router sees it, so that no template of another server vouches for the one that would be used.
+        """
         uri = exchange.call.name
         lock = self._lock()
-        fitting = [
-            offer for offer in await self._catalog.all(exchange, "resourceTemplates", ask) if _fits(offer.name, uri)
-        ]
+        offers = {offer.name: offer for offer in await self._catalog.all(exchange, "resourceTemplates", ask)}
+        fitting = [offers[template] for template in best_fitting(offers, uri)]
         verdicts = [(offer.name, self._judge(lock, offer)) for offer in fitting]
         if verdicts and all(verdict.finding for _, verdict in verdicts):
             self._refuse(exchange, "resourceTemplates", *verdicts[0])
@@ -230,25 +233,3 @@ def _with_count(meta: Raw | None, hidden: int) -> Raw:
     except wire.NotJson:
         members = {}
     return Raw(msgspec.json.encode(members | {UNAPPROVED: Raw(b"%d" % hidden)}))
-
-
-def _fits(template: str, uri: str) -> bool:
-    """Whether `uri` could come from a template: its literal parts are in it, in order, the first at the start.
-
-    More generous than RFC 6570, for servers are.
-    """
-    first, *rest = template.split("{")
-    if not uri.startswith(first):
-        return False
-    if not rest:
-        return uri == first
-    at = len(first)
-    for index, part in enumerate(rest):
-        literal = part.partition("}")[2]
-        if index == len(rest) - 1:
-            return len(uri) - len(literal) >= at and uri.endswith(literal)
-        found = uri.find(literal, at)
-        if found < 0:
-            return False
-        at = found + len(literal)
-    return True

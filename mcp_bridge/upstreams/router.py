@@ -202,16 +202,13 @@ class Router:
 
     async def _owner(self, exchange: Exchange, list_method: str, name: str) -> str | None:
         """The one server that offers `name`; asks them all when it is not known, or not lately."""
-        owners = (await self._index(exchange, list_method, name)).owners(name)
-        if len(owners) > 1:
-            sentence = f"{name!r} is offered by both {owners[0]} and {owners[1]}; rename it in one of them"
-            raise Answered(wire.error(exchange.id_json, wire.INTERNAL_ERROR, sentence))
-        return owners[0] if owners else None
+        return _one_of(exchange, (await self._index(exchange, list_method, name)).owners(name), name)
 
     async def _owner_of_resource(self, exchange: Exchange, uri: str) -> str | None:
         if (server := await self._owner(exchange, "resources/list", uri)) is not None:
             return server
-        return (await self._index(exchange, "resources/templates/list", "")).template_owner(uri)
+        templates = await self._index(exchange, "resources/templates/list", "")
+        return _one_of(exchange, templates.template_owners(uri), uri)
 
     async def _index(self, exchange: Exchange, list_method: str, name: str) -> Index:
         index = self._indexes.of(_viewer(exchange), list_method)
@@ -333,6 +330,14 @@ class Router:
 
 def _is_method_not_found(error: bytes) -> bool:
     return bytes(wire.object_of(error).get("code", b"")) == b"%d" % wire.METHOD_NOT_FOUND
+
+
+def _one_of(exchange: Exchange, owners: Sequence[str], name: str) -> str | None:
+    """The only owner; what two servers offer is nobody's."""
+    if len(owners) > 1:
+        sentence = f"{name!r} is offered by both {owners[0]} and {owners[1]}; rename it in one of them"
+        raise Answered(wire.error(exchange.id_json, wire.INTERNAL_ERROR, sentence))
+    return owners[0] if owners else None
 
 
 def _viewer(exchange: Exchange) -> str:

@@ -9,7 +9,7 @@ from mcp_bridge import wire
 from mcp_bridge.errors import unavailable
 from mcp_bridge.upstreams import merge
 
-__all__ = ["Index", "Indexes"]
+__all__ = ["Index", "Indexes", "best_fitting"]
 
 _FRESH_S: Final = 30.0
 _MAX_INDEXES: Final = 1000
@@ -34,14 +34,10 @@ class Index:
     def is_good_for(self, name: str) -> bool:
         return name in self._owners and time.monotonic() - self.made < _FRESH_S
 
-    def template_owner(self, uri: str) -> str | None:
-        """The server whose template starts most like `uri`."""
-        fits = [
-            (len(start), owners[0])
-            for template, owners in self._owners.items()
-            if "{" in template and uri.startswith(start := template.partition("{")[0])
-        ]
-        return max(fits)[1] if fits else None
+    def template_owners(self, uri: str) -> Sequence[str]:
+        """The servers whose templates start most like `uri`: more than one where that does not tell them apart."""
+        best = best_fitting((template for template in self._owners if "{" in template), uri)
+        return sorted({owner for template in best for owner in self._owners[template]})
 
 
 class Indexes:
@@ -70,3 +66,32 @@ class Indexes:
     def forget(self, viewer: str) -> None:
         for key in [key for key in self._indexes if key[0] == viewer]:
             del self._indexes[key]
+
+
+def best_fitting(templates: Iterable[str], uri: str) -> list[str]:
+    """Those of the URI templates that `uri` fits which say most before their first variable."""
+    fitting = [(len(template.partition("{")[0]), template) for template in templates if _fits(template, uri)]
+    most = max((length for length, _ in fitting), default=0)
+    return [template for length, template in fitting if length == most]
+
+
+def _fits(template: str, uri: str) -> bool:
+    """Whether `uri` could come from a template: its literal parts are in it, in order, the first at the start.
+
+    More generous than RFC 6570, for servers are.
+    """
+    first, *rest = template.split("{")
+    if not uri.startswith(first):
+        return False
+    if not rest:
+        return uri == first
+    at = len(first)
+    for index, part in enumerate(rest):
+        literal = part.partition("}")[2]
+        if index == len(rest) - 1:
+            return len(uri) - len(literal) >= at and uri.endswith(literal)
+        found = uri.find(literal, at)
+        if found < 0:
+            return False
+        at = found + len(literal)
+    return True

@@ -7,11 +7,13 @@ import msgspec
 import pytest
 
 from mcp_bridge import wire
+from mcp_bridge.errors import HopError
 from mcp_bridge.exchange import Caller, Exchange, Outbox, Session
 from mcp_bridge.guards import chained
 from mcp_bridge.protect.catalog import Catalog
 from mcp_bridge.protect.lockfile import Lock
 from mcp_bridge.protect.pins import Pins
+from mcp_bridge.upstreams.router import Router
 from secure_mcp_grpc.calls import McpCall
 
 CALLER = Caller("model-a", "", (), "", "", 0, ())
@@ -99,3 +101,53 @@ async def test_a_change_while_the_list_is_read_is_not_missed() -> None:
     with pytest.raises(Exception, match="suspicious"):
         await ask(ask_of("tools/call", "t", session=session))
     assert not catalog._changed
+
+
+SECRET_URI = "file:///home/secret/keys"
+
+
+async def routed(templates: dict[str, list[str]], lock: Lock) -> str:
+    """Who answers a read of `SECRET_URI` behind a router over servers with these templates, or why nobody does."""
+
+    class Server:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def request(self, exchange: Exchange) -> bytes:
+            offered = [{"name": "x", "uriTemplate": one} for one in templates[self.name]]
+            if exchange.call.method == "resources/templates/list":
+                return wire.result(b"1", msgspec.json.encode({"resourceTemplates": offered}))
+            if exchange.call.method == "resources/list":
+                return wire.result(b"1", b'{"resources":[]}')
+            return wire.result(b"1", b'{"contents":[]}')
+
+    router = Router([Server(name) for name in templates], max_bytes=1 << 20)  # type: ignore[arg-type]
+    catalog = Catalog(lifetime_s=60, max_list_bytes=1 << 20, clock=time.monotonic)
+    pins = Pins(lambda: lock, catalog, new="refuse", count=lambda *_: None)
+    params = msgspec.json.encode({"uri": SECRET_URI})
+    read = Exchange(McpCall("resources/read", SECRET_URI, {}), b"1", params, wire.read_meta(params), "o")
+    try:
+        answer = await chained([pins, catalog], CALLER, router.request)(read)
+    except HopError as error:
+        return error.sentence
+    return read.server if b'"error"' not in answer else answer.decode()
+
+
+GENERAL = {"name": "x", "uriTemplate": "file:///{path}"}
+APPROVED = Lock({"resourceTemplates": {"file:///{path}": GENERAL}})
+
+
+async def test_a_template_that_nobody_approved_captures_no_uri() -> None:
+    """Issue 4: a new template of another server takes no reads over, though an approved one fits them, too."""
+    assert await routed({"a": ["file:///{path}"], "b": ["note://{x}"]}, APPROVED) == "a"
+    assert "not in the tools lock" in await routed({"a": ["file:///{path}"], "b": ["file:///home/{x}"]}, APPROVED)
+    assert await routed({"a": ["file:///{path}"], "b": ["file:///home/{x}/never"]}, APPROVED) == "a"
+    assert "not in the tools lock" in await routed(
+        {"b": ["file:///home/secret/{x}"], "a": ["file:///{path}"]}, APPROVED
+    )
+
+
+async def test_two_servers_whose_templates_begin_alike_own_nothing_together() -> None:
+    """Issue 4: collisions are refused: which of two servers answers must not be chance."""
+    said = await routed({"a": ["file:///{path}"], "b": ["file:///{other}"]}, APPROVED)
+    assert "offered by both a and b" in said

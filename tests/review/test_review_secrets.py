@@ -148,12 +148,12 @@ async def test_a_child_that_floods_lets_others_have_their_turn() -> None:
     asking.add_done_callback(lambda _: None)
     try:
         await asyncio.sleep(0.5)
-        turns = 0
-        until = time.monotonic() + 1
+        longest, until, before = 0.0, time.monotonic() + 1, time.process_time()
         while time.monotonic() < until:
             await asyncio.sleep(0)
-            turns += 1
-        assert turns > 50
+            now = time.process_time()  # of this process: a busy machine counts for nothing
+            longest, before = max(longest, now - before), now
+        assert longest < 0.03
     finally:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
