@@ -39,6 +39,7 @@ _LIST_FOR: Final = {
 _TO_ALL: Final = frozenset({"ping", "logging/setLevel"})
 _LISTEN: Final = "subscriptions/listen"
 RESOURCE_NOT_FOUND: Final = -32002
+"""2025-11-25 and before; 2026-07-28 says INVALID_PARAMS."""
 
 
 class Answered(Exception):
@@ -197,7 +198,8 @@ class Router:
             server = await self._owner(exchange, _LIST_FOR[method], name)
         if server is not None:
             return server
-        code = RESOURCE_NOT_FOUND if method.startswith("resources/") else wire.INVALID_PARAMS
+        had_its_own = method.startswith("resources/") and not exchange.meta.is_modern
+        code = RESOURCE_NOT_FOUND if had_its_own else wire.INVALID_PARAMS
         raise Answered(wire.error(exchange.id_json, code, f"no MCP server here offers {name}"))
 
     async def _owner(self, exchange: Exchange, list_method: str, name: str) -> str | None:

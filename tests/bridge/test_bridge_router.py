@@ -64,6 +64,10 @@ async def test_tools_of_all_servers_are_listed_and_reached(bridge: Bridge, tmp_p
             assert asked.structured_content == {"result": "Because"}
         with pytest.raises(mcp.MCPError, match="no MCP server here offers nothing"):
             await client.call_tool("nothing", {})
+        with pytest.raises(mcp.MCPError) as missing:
+            await client.read_resource("nothing://here")
+        # MCP 2026-07-28, "Resources", "Error Handling": INVALID_PARAMS, which had a code of its own before.
+        assert missing.value.error.code == (-32602 if mode == "auto" else -32002)
 
     assert {"get_current_time", "git_status", "add"} <= set(names)
     assert names.index("get_current_time") < names.index("git_status") < names.index("add")
