@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol
 
 import grpc
@@ -30,6 +31,7 @@ _REFUSED = frozenset(
 )
 
 _NO_META = wire.Meta()
+_LABELS = 1024
 
 ENDED_BY: Final[ContextVar[Callable[[], HopError | None] | None]] = ContextVar("ended_by", default=None)
 """Whoever may cancel what runs in this context tells here why it did; otherwise it passes for the client's cancel."""
@@ -77,6 +79,10 @@ class Recorder:
         """`tells_upstream`: whether requests to upstreams carry their trace in `_meta`."""
         self._offer = offer
         self._metrics = metrics
+        # Finding the counter of its labels costs more than counting.
+        self._requests = lru_cache(_LABELS)(metrics.requests.labels)
+        self._upstream_seconds = lru_cache(_LABELS)(metrics.upstream_seconds.labels)
+        self._tokens = lru_cache(_LABELS)(metrics.tokens.labels)
         self._capture = capture
         self._spans = spans
         self._tells_upstream = tells_upstream
@@ -105,16 +111,16 @@ class Recorder:
     def _record(self, visit: Visit, answer: bytes | HopError | None, ended_ns: int) -> None:
         summary = _summary(visit, answer)
         method = self._metrics.method_class(visit.call.method if visit.call else "")
-        self._metrics.requests.labels(visit.rpc, method, summary.outcome).inc()
+        self._requests(visit.rpc, method, summary.outcome).inc()
         if visit.upstream_s:
-            self._metrics.upstream_seconds.labels(visit.server, method).observe(visit.upstream_s)
+            self._upstream_seconds(visit.server, method).observe(visit.upstream_s)
         if visit.streamed:
             self._metrics.streamed.inc(visit.streamed)
         span = visit.trace or _span(visit.caller, _NO_META)
         record = self._write(visit, span, summary, answer, (ended_ns - visit.started_ns) // 1000)
         if record.tokens_source:
-            self._metrics.tokens.labels("in", record.tokens_source).inc(record.tokens_in)
-            self._metrics.tokens.labels("out", record.tokens_source).inc(record.tokens_out)
+            self._tokens("in", record.tokens_source).inc(record.tokens_in)
+            self._tokens("out", record.tokens_source).inc(record.tokens_out)
         if self._spans is not None:
             request_id = self._capture.name(visit.id_json.decode("utf-8", "replace"))
             self._spans.ended(record, visit.started_ns, ended_ns, request_id, span.flags)

@@ -8,6 +8,7 @@ Pure, and bounded in the values looked at.
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import msgspec
 from mcp_bridge.capture.keyed import Keyed
 from mcp_bridge.capture.sanitize import blob_of
 
-__all__ = ["CARRIES_DATA", "MIN_CHARS", "digests", "resource_uris"]
+__all__ = ["CARRIES_DATA", "MIN_CHARS", "digests", "may_hold_data", "resource_uris"]
 
 MIN_CHARS: Final = 16
 """Shorter texts are too common to tell anything."""
@@ -26,6 +27,8 @@ _MAX_DIGESTS: Final = 32
 _MAX_URIS: Final = 16
 _MAX_VALUES: Final = 2000
 _MAX_INNER_CHARS: Final = 16 * 1024
+_LONG: Final = re.compile(rf'"[^"]{{{MIN_CHARS},}}"(?!:)')
+"""In compact JSON without escapes: each string of that length that is no name, and perhaps what is between others."""
 _NO_DATA: Final = frozenset({"_meta", "annotations", "mimeType", "type", "icons"})
 
 
@@ -37,6 +40,14 @@ def digests(value: Any, keyed: Keyed) -> list[str]:
         if len(found) >= _MAX_DIGESTS:
             break
     return list(found)
+
+
+def may_hold_data(plain: str | None) -> bool:
+    """Whether `digests` could find something in a value whose JSON is `plain`, as `Sanitizer.harmless` writes it.
+
+    What is harmless holds no files, nor text within text that one must read first. None: not known.
+    """
+    return plain is None or "\\" in plain or _LONG.search(plain) is not None
 
 
 def resource_uris(method: str, name: str, result: Any) -> list[str]:
@@ -70,7 +81,7 @@ def _data(value: Any) -> Iterator[bytes]:
                 yield text.encode("utf-8", "surrogatepass")
                 if text[0] in "{[" and len(text) <= _MAX_INNER_CHARS and len(waiting) < _MAX_DEPTH:
                     waiting.append(iter((_inner(text),)))
-        elif isinstance(one, Mapping) and len(waiting) < _MAX_DEPTH:
+        elif (type(one) is dict or isinstance(one, Mapping)) and len(waiting) < _MAX_DEPTH:
             waiting.append(_members(one))
         elif isinstance(one, list) and len(waiting) < _MAX_DEPTH:
             waiting.append(iter(one))

@@ -126,7 +126,7 @@ BUILT_IN: Final[tuple[Pattern, ...]] = (
         least=7,
     ),
     Pattern(
-        "url_password", re.compile(r"://[^\s/:@\"']{0,128}+:((?!\[redacted)[^\s/@\"']{1,4096}+)@"), ("://",), least=6
+        "url_password", re.compile(r"://[^\s/:@\"']{0,128}+:((?!\[redacted)[^\s/@\"']{1,4096}+)@"), ("@",), least=6
     ),
     Pattern(
         "email",

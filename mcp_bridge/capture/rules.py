@@ -9,11 +9,13 @@ from typing import Final
 
 from mcp_bridge.capture.patterns import BUILT_IN, Pattern, plainly
 
-__all__ = ["Node", "Rules", "below", "compile_fields", "compile_paths", "matches_any", "start"]
+__all__ = ["SECRET_WORDS", "Node", "Rules", "below", "compile_fields", "compile_paths", "matches_any", "start"]
 
 _SECRET_NAME = re.compile(
     r"passw|pass_?phrase|passcode|pwd|token|secret|key|authorization|cookie|credential", re.IGNORECASE
 )
+SECRET_WORDS: Final = ("pass", "pwd", "token", "secret", "key", "authorization", "cookie", "credential")
+"""One of these stands in every such name, in lower case where it is ASCII."""
 _STEP = re.compile(r"\.([A-Za-z_$][\w$-]*|\*)|\[(\*|[0-9]{1,9}|'[^']+'|\"[^\"]+\")\]")
 _MAX_STEPS: Final = 32
 _MAX_NAME_CHARS: Final = 256

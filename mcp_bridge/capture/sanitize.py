@@ -17,6 +17,7 @@ import msgspec
 from mcp_bridge.capture.keyed import Keyed
 from mcp_bridge.capture.patterns import plainly, replaced
 from mcp_bridge.capture.prefix import CUT
+from mcp_bridge.capture.quick import quick
 from mcp_bridge.capture.rules import Node, Rules, below
 
 __all__ = ["DEEP", "MARGIN_CHARS", "Sanitizer", "blob_mark", "blob_of"]
@@ -51,6 +52,7 @@ class Sanitizer:
         self.rules = rules
         self.keyed = keyed
         self._names: dict[str, tuple[bool, str]] = {}
+        self._quick = quick(rules)
 
     def text(self, value: Any, max_bytes: int, nodes: Sequence[Node] = (), *, is_prefix: bool = False) -> str:
         """JSON text of `value`, at most `max_bytes` of UTF-8; valid JSON exactly where nothing was cut.
@@ -65,6 +67,19 @@ class Sanitizer:
         if len(encoded) <= max_bytes and not walk.cut and not is_prefix:
             return encoded.decode()
         return encoded[: min(max_bytes, len(encoded) - 1)].decode("utf-8", "ignore")
+
+    def harmless(self, value: Any, max_bytes: int) -> str | None:
+        """What `text` would give, where one look tells that there is nothing to hide and nothing to cut; else None.
+
+        Costs as much as all of `value` is long, and is for values that no path of the rules leads to.
+        """
+        if self._quick is None or max_bytes <= 0 or value == {}:
+            return None
+        encoded = _encode(value)
+        if len(encoded) > max_bytes:
+            return None
+        written = encoded.decode()
+        return written if self._quick.is_harmless(written) else None
 
     def beginning(self, text: str, max_chars: int) -> str:
         """The first `max_chars` of a text without what the patterns find; for what is not JSON at all."""
@@ -114,7 +129,7 @@ class _Walk:
     def value(self, value: Any, depth: int, nodes: Sequence[Node] = ()) -> Any:
         if isinstance(value, str):
             return self._text(value)
-        if isinstance(value, Mapping):
+        if type(value) is dict or isinstance(value, Mapping):
             return self._members(value, depth, nodes) if depth <= _MAX_DEPTH else self._mark(DEEP)
         if isinstance(value, list | tuple):
             return self._items(value, depth, nodes) if depth <= _MAX_DEPTH else self._mark(DEEP)
@@ -126,7 +141,7 @@ class _Walk:
     def _members(self, value: Mapping[str, Any], depth: int, nodes: Sequence[Node]) -> dict[str, Any]:
         written: dict[str, Any] = {}
         self._room -= 2
-        hidden = self._value_of_a_pair(value) if len(value) <= _MAX_PAIR else ""
+        hidden = self._value_of_a_pair(value) if len(value) <= _MAX_PAIR else None
         for key, item in value.items():
             if self._room < 0:
                 self.cut = True
@@ -156,13 +171,13 @@ class _Walk:
             written.append(self._hide(item) if hides else self.value(item, depth + 1, under))
         return written
 
-    def _value_of_a_pair(self, value: Mapping[str, Any]) -> str:
+    def _value_of_a_pair(self, value: Mapping[str, Any]) -> str | None:
         """`value` where the object is the name of a secret and its value, as in lists of headers and variables."""
         for key in _SAYS_NAME if "value" in value else ():
             name = value.get(key)
             if isinstance(name, str) and len(name) <= _SHORT_NAME_CHARS and self._sanitizer.name(name)[0]:
                 return "value"
-        return ""
+        return None
 
     def _is_named(self, before: Any, item: Any, size: int) -> bool:
         """Whether `before` names `item` as a secret: `["--token", "…"]` in a command, `["Authorization", "…"]`."""

@@ -46,9 +46,9 @@ def _usages(result: Any) -> Iterator[Mapping[str, Any]]:
     if not isinstance(result, Mapping):
         return
     for holder in (result, result.get("_meta"), result.get("structuredContent")):
-        if isinstance(holder, Mapping):
+        if type(holder) is dict:
             for key, value in holder.items():
-                if isinstance(value, Mapping) and key.rpartition("/")[2] in _USAGE:
+                if type(value) is dict and key.rpartition("/")[2] in _USAGE:
                     yield value
     meta = result.get("_meta")
     if isinstance(meta, Mapping):
