@@ -8,6 +8,7 @@ stays open is judged again. Identity and decision are in the request's headers,
 under names that Envoy takes from clients.
 """
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 import grpc
 
 from mcp_bridge import wire
-from mcp_bridge.errors import HopError
+from mcp_bridge.errors import HopError, overloaded
 from mcp_bridge.execute import caller_of
 from mcp_bridge.front.access import Access
 from mcp_bridge.front.backend import Answer, BackendError, Headers, SessionUnknown, Via
@@ -57,10 +58,17 @@ class AnyHost(Access):
 
 
 class TransportBackend:
-    """`routes` are those of McpTransport, their streams guarded."""
+    """`routes` are those of McpTransport, their streams guarded.
 
-    def __init__(self, routes: Routes) -> None:
+    In the handshake era a client that leaves cancels nothing (2025-11-25,
+    "Streamable HTTP", "Multiple Connections"), so that requests can pile up
+    that nobody waits for: each caller has room for `max_in_flight` of its own.
+    """
+
+    def __init__(self, routes: Routes, *, max_in_flight: int = 256) -> None:
         self._calls, self._streams = routes.calls, routes.streams
+        self._max_in_flight = max_in_flight
+        self._in_flight: Counter[str] = Counter()
 
     def owner(self, via: Via) -> str:
         return caller_of(via.headers).owner
@@ -75,6 +83,10 @@ class TransportBackend:
             params_json=request.params_json,
         ).SerializeToString()
         context = _Context(via.headers)
+        owner = self.owner(via)
+        if self._in_flight[owner] >= self._max_in_flight:
+            raise _failure(overloaded(f"{self._max_in_flight} requests of this client are in flight"), via)
+        self._in_flight[owner] += 1
         try:
             if not streams:
                 yield _answer(await self._calls[f"{TRANSPORT}Call"](message, context))
@@ -85,6 +97,10 @@ class TransportBackend:
                     yield _answer(answer)
         except HopError as error:
             raise _failure(error, via) from None
+        finally:
+            self._in_flight[owner] -= 1
+            if not self._in_flight[owner]:
+                del self._in_flight[owner]
 
     async def notify(self, notification: Notification, via: Via) -> None:
         message = pb.Notification(

@@ -20,6 +20,8 @@ __all__ = ["serving_plain_http"]
 
 _PART: Final = "bridge-http"
 _BACKLOG: Final = 1024
+_MAX_IN_FLIGHT: Final = 10_000
+"""Of all clients together; `TransportBackend` has each client's share."""
 _DRAIN_S: Final = 1.0
 _KEEP_ALIVE_S: Final = 60
 """Longer than Envoy keeps a connection that it does not use."""
@@ -46,7 +48,9 @@ async def serving_plain_http(settings: "BridgeSettings", routes: Sequence[Routes
         max_answer_bytes=settings.max_answer_bytes,
         idle_s=settings.idle_s,
         max_sessions=settings.max_sessions,
+        max_in_flight=_MAX_IN_FLIGHT,
         listens_ahead=False,
+        resumes=False,
         asks_for_tools=False,  # nothing but what was authorized is executed
     )
     path = lifecycle.socket_path(settings.run_dir, _PART)

@@ -16,7 +16,10 @@ _END_SESSIONS_S: Final = 1.0
 class Conversations:
     """At most `max_sessions`; one that nobody used for `idle_s` seconds is no longer listened to."""
 
-    def __init__(self, backend: Backend, max_sessions: int, idle_s: float, max_bytes: int) -> None:
+    def __init__(
+        self, backend: Backend, max_sessions: int, idle_s: float, max_bytes: int, *, resumes: bool = True
+    ) -> None:
+        self._resumes = resumes
         self._backend = backend
         self._max_sessions = max_sessions
         self._idle_s = idle_s
@@ -30,7 +33,9 @@ class Conversations:
         if found is None or found.ended.is_set():
             if found is None and len(self._known) >= self._max_sessions:
                 raise BackendError(f"{self._max_sessions} sessions are open")
-            found = self._known[key] = Conversation(key, via.version, self._backend, self._max_bytes)
+            found = self._known[key] = Conversation(
+                key, via.version, self._backend, self._max_bytes, resumes=self._resumes
+            )
         found.last_used = time.monotonic()
         return found
 

@@ -47,7 +47,8 @@ class HttpFront:
     session's server says as soon as the session is up, so that a client
     without a GET stream can be asked, too, and ends the sessions when it
     stops. Without it, it listens only while a GET stream is open.
-    `asks_for_tools`: it may send a `tools/list` of its own.
+    `asks_for_tools`: it may send a `tools/list` of its own. `resumes`: streams
+    are kept for clients that come back, which costs memory for each session.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class HttpFront:
         max_in_flight: int = 1000,
         listens_ahead: bool = True,
         asks_for_tools: bool = True,
+        resumes: bool = True,
     ) -> None:
         self._backend = backend
         self._access = access
@@ -73,7 +75,8 @@ class HttpFront:
         self._keep_alive_s = keep_alive_s
         self._max_in_flight = max_in_flight
         self._listens_ahead = listens_ahead
-        self._conversations = Conversations(backend, max_sessions, idle_s, max_answer_bytes)
+        self._resumes = resumes
+        self._conversations = Conversations(backend, max_sessions, idle_s, max_answer_bytes, resumes=resumes)
         self._streams: dict[RequestStream, asyncio.Task[None]] = {}
         self._params = ParamHeaders(asks=asks_for_tools)
         self._group: asyncio.TaskGroup | None = None
@@ -169,6 +172,7 @@ class HttpFront:
         # A stream to come back to begins at once; without one the status can still say that there is no such session.
         resumable = conversation.is_resumable and conversation.is_sure
         stream = RequestStream(self._max_answer_bytes, conversation, request, resumable=resumable)
+        stream.begins_at_once = resumable or (conversation.is_sure and not self._resumes)
         try:
             await self._exchange(stream, request, via, receive, reply, streams=_may_ask(request))
         except SessionUnknown:
@@ -281,9 +285,10 @@ class HttpFront:
 
     async def _answer(self, stream: RequestStream, reader: Reader, request: Request, via: Via, reply: Reply) -> None:
         """JSON where the response comes before anything else, so that its HTTP status can be of its kind."""
-        if stream.resumable:
+        if stream.begins_at_once:
             await reply.start_events()
-            await reply.prime(_event_id(stream, 0))
+            if stream.resumable:
+                await reply.prime(_event_id(stream, 0))
         else:
             opens = request.method == "initialize"
             first = await self._next(reader)

@@ -115,6 +115,7 @@ def read_message(text: bytes) -> Message:
         return Notification(members["method"], parts.get("params", b""), params)
     meta = meta_of(params)
     name = name_or_nothing(members["method"], params)
+    name = name if _is_unicode(name) else ""  # which is then not the name in params: authz_service refuses it
     return Request(members["method"], name, id_json, parts.get("params", b""), params, meta, declared_version(meta))
 
 

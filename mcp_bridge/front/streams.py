@@ -34,6 +34,8 @@ class RequestStream:
         self.is_modern = conversation is None and request.declared is not None
         self.log = EventLog(max_bytes, keeps=resumable)
         self.resumable = resumable
+        self.begins_at_once = resumable
+        """As an event stream, before there is anything to say: then whatever becomes of it is said on it."""
         self.number = conversation.next_number() if conversation is not None else 0
         self.response = b""
         self.session_id = ""
@@ -77,10 +79,13 @@ class Conversation:
     of the last event they saw, `<stream>-<message>`; stream 0 is the server's.
     """
 
-    def __init__(self, key: tuple[str, str], version: str, backend: Backend, max_bytes: int) -> None:
+    def __init__(
+        self, key: tuple[str, str], version: str, backend: Backend, max_bytes: int, *, resumes: bool = True
+    ) -> None:
         self.key = key
         self.version = version
-        self.queue = EventLog(max_bytes, keeps=version >= _RESUMABLE_SINCE)
+        self.is_resumable = resumes and version >= _RESUMABLE_SINCE
+        self.queue = EventLog(max_bytes, keeps=self.is_resumable)
         self.failure: BackendError | None = None
         self.last_used = time.monotonic()
         self.ended = asyncio.Event()
@@ -96,10 +101,6 @@ class Conversation:
     @property
     def is_busy(self) -> bool:
         return self.queue.has_reader or bool(self._carriers)
-
-    @property
-    def is_resumable(self) -> bool:
-        return self.version >= _RESUMABLE_SINCE
 
     def next_number(self) -> int:
         self._last_number += 1

@@ -1,5 +1,6 @@
 """What authz_service reads in an HTTP request, and that mcp_bridge reads the same: a Checker without Envoy."""
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -27,13 +28,14 @@ from authz_service.steps.identity import IdentityStep
 from authz_service.steps.message import MessageStep
 from authz_service.steps.policy import PolicyStep
 from mcp_bridge.front import messages
-from mcp_bridge.front.backend import Via
+from mcp_bridge.front.backend import BackendError, Via
 from mcp_bridge.plain_http import TransportBackend
 from mcp_bridge.serving import Context, Routes
 from secure_mcp_grpc import calls, headers
 from secure_mcp_grpc.calls import Malformed, McpCall
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.http_calls import id_in, read_http_call
+from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
 POLICY = b"""
 p, model-a, tools/call, echo, allow
@@ -244,6 +246,32 @@ async def test_bridge_reads_what_authz_read_or_nothing(body: bytes) -> None:
         return
     if executed is not None:
         assert (executed.target, executed.arguments) == (judged.target, judged.arguments)
+
+
+async def test_callers_pile_up_requests_in_their_own_room_only() -> None:
+    """Ours: what one client leaves behind does not keep others out."""
+    hold = asyncio.Event()
+
+    async def handle(message: bytes, context: Context) -> bytes:
+        await hold.wait()
+        return pb.Response(message_json=b'{"jsonrpc":"2.0","id":1,"result":{}}').SerializeToString()
+
+    async def ask(subject: str) -> Any:
+        one = messages.read_message(b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
+        assert isinstance(one, messages.Request)
+        via = Via("s", headers=((headers.SUBJECT, subject),))
+        return [answer async for answer in backend.request(one, via, streams=False)]
+
+    backend = TransportBackend(Routes(calls={f"{calls.TRANSPORT}Call": handle}), max_in_flight=2)
+    async with asyncio.TaskGroup() as group:
+        held = [group.create_task(ask(subject)) for subject in ("a", "a", "b")]
+        await asyncio.sleep(0)
+        with pytest.raises(BackendError) as refused:
+            await ask("a")
+        hold.set()
+    assert (refused.value.http_status, refused.value.code) == (429, -32012)
+    assert [len(task.result()) for task in held] == [1, 1, 1]
+    assert await ask("a")
 
 
 @given(st.binary(max_size=80) | bodies())
