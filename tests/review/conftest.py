@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-for area in ("bridge", "protect", "eras"):
+for area in ("bridge", "protect", "eras", "frames"):
     sys.path.append(str(Path(__file__).parents[1] / area))
