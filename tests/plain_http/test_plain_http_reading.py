@@ -34,7 +34,7 @@ from mcp_bridge.serving import Context, Routes
 from secure_mcp_grpc import calls, headers
 from secure_mcp_grpc.calls import Malformed, McpCall
 from secure_mcp_grpc.errors import UserError
-from secure_mcp_grpc.http_calls import id_in, read_http_call
+from secure_mcp_grpc.http_calls import Unfit, id_in, read_http_call
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
 POLICY = b"""
@@ -172,6 +172,19 @@ def test_endpoint_is_unknown_where_plain_http_is_not_served() -> None:
     assert not isinstance(outcome, McpCall)
     assert outcome.reason == "unknown_path"
     assert PlainHttp.of(PlainHttpSettings.load({})) is None
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [("mcp-name", "forbidden"), ("mcp-name", "=?base64?Zm9yYmlkZGVu?="), ("mcp-method", "tools/list")],
+)
+def test_mirror_that_lies_is_refused_in_either_era(lie: str, says: str) -> None:
+    """MCP 2026-07-28, Streamable HTTP: -32020; ours: in the handshake era, too, where nobody else looks."""
+    for truth in ("echo", "=?base64?ZWNobw==?="):
+        assert read_http_call("POST", {**JSON_HEADERS, "mcp-name": truth}, call()).call.name == "echo"
+    with pytest.raises(Unfit) as refused:
+        read_http_call("POST", {**JSON_HEADERS, lie: says}, call())
+    assert refused.value.code == -32020
 
 
 @pytest.mark.parametrize("value", ["*", "app.example", "https://app.example/", "https://app.example/x", "null"])
