@@ -1,6 +1,6 @@
 """A lock against what is offered now: findings by name, and what an approval changes. Pure."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,23 +42,28 @@ def compare(lock: Lock, live: Lock) -> list[Drift]:
 
 
 def server_changes(lock: Lock, live: Lock) -> Iterator[tuple[str, str]]:
-    """Server name and sentence where a server says something else of itself; the guards do not ask for it."""
+    """Server name and sentence where a server says something else of itself; guards hold it to its instructions."""
     for name in sorted({*lock.servers, *live.servers}):
         old, new = lock.servers.get(name), live.servers.get(name)
         if old is None or new is None:
             yield name, "was added" if old is None else "is gone"
         elif canonical(old) != canonical(new):
-            yield name, f"was {_version(old)} and is {_version(new)} now"
+            if old.get("instructions") != new.get("instructions"):
+                yield name, "gives the model other instructions now, which are kept from it until they are approved"
+            if _version(old) != _version(new):
+                yield name, f"was {_version(old)} and is {_version(new)} now"
 
 
 def approve(lock: Lock, live: Lock, names: Collection[str] | None) -> tuple[Lock, list[Drift]]:
     """`lock` with what is offered now of `names` (None: of everything), and what that approved. Raises `KeyError`.
 
-    A name stands for all kinds that have it; `KeyError` is for one that nothing differs for.
+    A name stands for all kinds that have it, and for the server of that name; `KeyError` is for one that nothing
+    differs for. What servers tell models is never approved by the way.
     """
     drifts = compare(lock, live)
     chosen = [one for one in drifts if names is None or one.name in names]
-    if names is not None and (missing := set(names) - {one.name for one in chosen}):
+    changed = {name for name, _ in server_changes(lock, live)}
+    if names is not None and (missing := set(names) - {one.name for one in chosen} - changed):
         raise KeyError(min(missing))
     definitions = {kind: dict(lock.definitions.get(kind, {})) for kind in KINDS}
     for drift in chosen:
@@ -67,8 +72,23 @@ def approve(lock: Lock, live: Lock, names: Collection[str] | None) -> tuple[Lock
             del definitions[drift.kind][drift.name]
         else:
             definitions[drift.kind][drift.name] = offered
-    servers = live.servers if len(chosen) == len(drifts) else lock.servers
+    if names is None:
+        return Lock(definitions, live.servers, lock.key), chosen
+    named = {name for name in changed if name in names}
+    others = _told_before(lock, live) if len(chosen) == len(drifts) else lock.servers
+    servers = {name: one for name, one in others.items() if name not in named}
+    servers |= {name: live.servers[name] for name in named if name in live.servers}
     return Lock(definitions, servers, lock.key), chosen
+
+
+def _told_before(lock: Lock, live: Lock) -> dict[str, Mapping[str, Any]]:
+    """Names and versions of now, with the instructions that were approved."""
+    servers: dict[str, Mapping[str, Any]] = {}
+    for name, said in live.servers.items():
+        approved = lock.servers.get(name, {})
+        kept = {"instructions": approved["instructions"]} if "instructions" in approved else {}
+        servers[name] = {key: value for key, value in said.items() if key != "instructions"} | kept
+    return servers
 
 
 def document(drifts: Iterable[Drift]) -> list[dict[str, Any]]:

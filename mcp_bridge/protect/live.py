@@ -98,13 +98,15 @@ def _check_error(method: str, error: bytes) -> None:
 
 
 async def _info(settings: "BridgeSettings", name: str) -> dict[str, Any]:
-    """Name and version, as one server states them: with a prefix a router would speak for it."""
+    """Name, version and instructions, as one server states them: with a prefix a router would speak for it."""
     itself = settings.upstreams[name].model_copy(update={"prefix": ""})
     alone = settings.model_copy(update={"upstreams": {name: itself}, "names": "plain"})
     async with _asking(alone) as (_, told):
         info = told.get("serverInfo") or (told.get("_meta") or {}).get(_SERVER_INFO)
         info = info if isinstance(info, dict) else {}
-        return {key: info[key] for key in ("name", "version") if isinstance(info.get(key), str)}
+        said = {key: info[key] for key in ("name", "version") if isinstance(info.get(key), str)}
+        text = told.get("instructions")
+        return said | ({"instructions": text} if isinstance(text, str) and text else {})
 
 
 @asynccontextmanager

@@ -21,9 +21,10 @@ from mcp_bridge.exchange import Caller, Exchange
 from mcp_bridge.guards import Ask
 from mcp_bridge.listing import read_page
 from mcp_bridge.protect.catalog import Catalog, Offer
-from mcp_bridge.protect.definitions import LABELS, LIST_METHODS, Kind
+from mcp_bridge.protect.definitions import LABELS, LIST_METHODS, Kind, digest
 from mcp_bridge.protect.drift import classify
 from mcp_bridge.protect.findings import Finding, Severity, safe
+from mcp_bridge.protect.instructions import SAYS_THEM, is_approved, told_in, without_instructions
 from mcp_bridge.protect.lockfile import Lock
 from mcp_bridge.upstreams.routes import best_fitting
 from secure_mcp_grpc import logs
@@ -36,6 +37,7 @@ UNAPPROVED: Final = "secure-mcp-grpc/unapproved"
 """Key in a list result's `_meta`: how many items of this page the lock hides."""
 DRIFT: Final = "tool_drift"
 UNKNOWN: Final = "tool_unknown"
+INSTRUCTIONS: Final = "instructions_drift"
 
 _CALLS: Final[dict[str, Kind]] = {"tools/call": "tools", "prompts/get": "prompts"}
 _READS: Final = frozenset({"resources/read", "resources/subscribe"})
@@ -84,6 +86,8 @@ class Pins:
         elif method == "completion/complete":
             await self._check_completion(exchange, ask)
         answer = await ask(exchange)
+        if method in SAYS_THEM:
+            return self._instructions(exchange, answer)
         listed = LIST_METHODS.get(method)
         return answer if listed is None else self._filter(exchange, listed, answer)
 
@@ -113,6 +117,39 @@ class Pins:
         kind = _completed_kind(exchange.params_json)
         if kind is not None:
             await self._check(exchange, kind, exchange.call.name, ask)
+
+    def _instructions(self, exchange: Exchange, answer: bytes) -> bytes:
+        """What the server says of itself, without instructions that nobody approved."""
+        servers = self._lock().servers
+        try:
+            told = told_in(answer)
+            if told is None or is_approved(told, servers):
+                return answer
+            if self._allow_new and not any("instructions" in one for one in servers.values()):
+                return answer
+            kept = without_instructions(exchange.id_json, answer)
+        except wire.NotJson:
+            raise unavailable("the MCP server said of itself what is not of MCP's form") from None
+        exchange.finding = INSTRUCTIONS
+        self._count(INSTRUCTIONS, Severity.SUSPICIOUS.word)
+        change = ("", "", INSTRUCTIONS, "", digest(told))
+        if change not in self._logged:
+            self._remember(change)
+            logs.event(
+                logger,
+                logging.WARNING,
+                INSTRUCTIONS,
+                server=exchange.server,
+                severity=Severity.SUSPICIOUS.word,
+                effect="they are kept from the model",
+                approve="secure-mcp-grpc tools diff, then tools approve with the server's name",
+            )
+        return kept
+
+    def _remember(self, change: tuple[str, ...]) -> None:
+        if len(self._logged) >= _MAX_LOGGED:
+            self._logged.pop(next(iter(self._logged)))
+        self._logged[change] = None
 
     def _filter(self, exchange: Exchange, kind: Kind, answer: bytes) -> bytes:
         lock = self._lock()
@@ -185,9 +222,7 @@ class Pins:
         change = (kind, name, verdict.finding, found.code if found else "", found.path if found else "")
         if change in self._logged:
             return
-        if len(self._logged) >= _MAX_LOGGED:
-            self._logged.pop(next(iter(self._logged)))
-        self._logged[change] = None
+        self._remember(change)
         logs.event(
             logger,
             logging.WARNING,

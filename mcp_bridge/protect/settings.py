@@ -17,7 +17,8 @@ class ProtectSettings(CommonSettings):
 
     tools_lock: Path | None = None
     """Lock file of `secure-mcp-grpc tools lock`. Tools, prompts and resource templates that are not as it says are
-    hidden and refused; without it nothing is pinned. It is read again when it changes."""
+    hidden and refused, and instructions of servers that are not as it says are kept from the model; without it nothing
+    is pinned. Resources without a template are data, and are not pinned. It is read again when it changes."""
     tools_lock_key: Path | None = None
     """Public key (PEM, Ed25519) that must have signed the lock; without it a signature is not asked for."""
     tools_lock_new: Literal["refuse", "allow"] = "refuse"

@@ -214,6 +214,10 @@ def _warn(live: "Lock") -> None:
             for found in warnings_of(definition):
                 typer.secho(f"warning: {LABELS[kind]} {_plain(name)} {found.text}", err=True, fg=typer.colors.YELLOW)
 
+    for name, said in live.servers.items():
+        for found in warnings_of({"instructions": said.get("instructions", "")}):
+            typer.secho(f"warning: instructions of server {name} {found.text}", err=True, fg=typer.colors.YELLOW)
+
 
 def _plain(text: str) -> str:
     """Names come from servers: nothing that a terminal would obey."""
