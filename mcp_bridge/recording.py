@@ -106,7 +106,9 @@ class Recorder:
         """
         if answer is None and (why := ENDED_BY.get()) is not None:
             answer = why()
-        asyncio.get_running_loop().call_soon(self._record, visit, answer, time.time_ns())
+        # Two turns of the loop: what ends in this one is told to whoever writes the answer in the next one.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._record, visit, answer, time.time_ns())
 
     def _record(self, visit: Visit, answer: bytes | HopError | None, ended_ns: int) -> None:
         summary = _summary(visit, answer)

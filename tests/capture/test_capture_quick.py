@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mcp_bridge.capture import rules
 from mcp_bridge.capture.keyed import Keyed
 from mcp_bridge.capture.lineage import digests, may_hold_data
 from mcp_bridge.capture.patterns import BUILT_IN, compile_patterns
@@ -90,6 +91,12 @@ def test_no_data_is_overlooked(value: Any) -> None:
     assert may_hold_data(written) or digests(value, SANITIZER.keyed) == []
 
 
+def test_every_secret_name_has_words_to_look_for() -> None:
+    """Ours: a name that is added to the rules is found by the look, too."""
+    for name in rules._SECRET_NAME.pattern.split("|"):
+        assert any(word in name.replace("_?", "") for word in rules.SECRET_WORDS), name
+
+
 @pytest.mark.parametrize("pattern", BUILT_IN, ids=lambda pattern: pattern.name)
 def test_every_pattern_has_words_to_look_for(pattern: Any) -> None:
     """Ours: one without would make every message take the long way."""
@@ -97,15 +104,15 @@ def test_every_pattern_has_words_to_look_for(pattern: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "rules",
+    "hidden",
     [
         pytest.param(Rules(fields=compile_fields(("ssn",))), id="fields"),
         pytest.param(Rules(patterns=(*BUILT_IN, *compile_patterns([r"EMP-(\d+)"]))), id="patterns"),
     ],
 )
-def test_rules_that_no_word_tells_of_have_no_quick_look(rules: Rules) -> None:
+def test_rules_that_no_word_tells_of_have_no_quick_look(hidden: Rules) -> None:
     """Ours: what a setting hides is found by walking."""
-    assert Sanitizer(rules, Keyed(b"k" * 16)).harmless({"ssn": "EMP-1"}, 600) is None
+    assert Sanitizer(hidden, Keyed(b"k" * 16)).harmless({"ssn": "EMP-1"}, 600) is None
 
 
 def test_ordinary_messages_need_one_look() -> None:
