@@ -2,14 +2,51 @@
 
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mcp_bridge.errors import overloaded, session_unknown
 from mcp_bridge.exchange import Outbox, Session
 
-__all__ = ["Sessions"]
+__all__ = ["SessionQueue", "Sessions"]
+
+
+class SessionQueue(Outbox):
+    """What a session's server says outside of requests. Notifications that nobody fetched give way to questions.
+
+    Otherwise a client that never listens, at a server that logs, could not be asked anything.
+    """
+
+    _has_notifications = False
+
+    def offer(self, message: bytes) -> bool:
+        if self._has_notifications and _may_be_question(message) and not self._has_room(message):
+            self._make_room(message)
+        return super().offer(message)
+
+    def _make_room(self, message: bytes) -> None:
+        """The oldest go first. Where only questions are left nothing is looked for until a notification is added."""
+        count, size, dropped = len(self._messages), self._bytes, 0
+        kept: list[bytes] = []
+        for one in self._messages:
+            full = count - dropped >= self._max_messages or size + len(message) > self._max_bytes
+            if full and not _may_be_question(one):
+                dropped += 1
+                size -= len(one)
+            else:
+                kept.append(one)
+        self._messages, self._bytes = deque(kept), size
+        self._has_notifications = any(not _may_be_question(one) for one in kept)
+
+    def _add(self, message: bytes) -> None:
+        self._has_notifications = self._has_notifications or not _may_be_question(message)
+        super()._add(message)
+
+
+def _may_be_question(message: bytes) -> bool:
+    """A notification never has an id; one that speaks of ids is kept, too."""
+    return b'"id"' in message
 
 
 class Sessions:
@@ -32,7 +69,7 @@ class Sessions:
     def open(self, owner: str) -> Session:
         if len(self._sessions) >= self._max_sessions and not self._make_room(owner):
             raise overloaded(f"{self._max_sessions} sessions are open; end some or wait until idle ones are ended")
-        session = Session(secrets.token_urlsafe(24), owner, Outbox(self._max_queue_bytes))
+        session = Session(secrets.token_urlsafe(24), owner, SessionQueue(self._max_queue_bytes))
         self._sessions[session.id] = session
         return session
 
