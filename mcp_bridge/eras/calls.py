@@ -4,11 +4,15 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from mcp_bridge.exchange import Outbox
 
 __all__ = ["Ask", "Call"]
+
+_MAX_ASKS: Final = 64
+_MAX_ASKED_BYTES: Final = 2 * 1024 * 1024
+"""Of questions that wait for one call's client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,11 @@ class Call:
 
     def unfollow(self) -> None:
         self.outbox, self.token = None, b""
+
+    def has_room(self, one: Ask) -> bool:
+        """A server may go on asking while the call is parked and nobody looks."""
+        waiting = sum(len(ask.params) for ask in self.asks.values())
+        return len(self.asks) < _MAX_ASKS and (not self.asks or waiting + len(one.params) <= _MAX_ASKED_BYTES)
 
     def ask(self, one: Ask) -> None:
         self.asks[one.key] = one

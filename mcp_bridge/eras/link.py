@@ -209,7 +209,9 @@ class Link:
 
     def _carry(self, ask: Ask, call: Call | None) -> None:
         carrier = call if call is not None and call.may_ask else self._carrier()
-        if carrier is not None:
+        if carrier is not None and not carrier.has_room(ask):
+            self._tell(wire.error(ask.id_json, wire.INTERNAL_ERROR, "too many requests wait for this client"))
+        elif carrier is not None:
             carrier.ask(ask)
         elif len(self._unasked) < _MAX_UNASKED:
             self._unasked[ask.key] = ask
