@@ -3,6 +3,7 @@
 import asyncio
 import difflib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from secure_mcp_grpc.cli.options import HomeOption
 from secure_mcp_grpc.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +32,12 @@ app = typer.Typer(
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", help="Settings, sidecar.yaml: whose servers are asked.", envvar="MCP_CONFIG"),
+    typer.Option(
+        "--config",
+        help="Settings, sidecar.yaml: whose servers are asked.",
+        envvar="MCP_CONFIG",
+        show_default="those of the sidecar in DIR",
+    ),
 ]
 LockOption = Annotated[
     Path | None, typer.Option("--lock", help="The lock file.", show_default="bridge.tools_lock, or tools.lock")
@@ -50,13 +57,15 @@ def lock(
     lock_file: LockOption = None,
     key: SignOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a lock that is there.")] = False,
+    home: HomeOption = None,
 ) -> None:
     """Write a lock of all that the MCP servers offer now. Look at what it warns of before you rely on it."""
     from mcp_bridge.protect.lockfile import exclusive, write_lock
     from secure_mcp_grpc import signing
 
-    path = _path(config, lock_file)
-    live = _live(config)
+    settings = _settings(config, home)
+    path = _path(settings, lock_file)
+    live = _live(settings)
     signer = signing.read_private_key(key, _WHAT) if key is not None else None
     with exclusive(path):
         if path.exists() and not force:
@@ -77,6 +86,7 @@ def diff(
     full: Annotated[
         bool, typer.Option("--full", help="Also the definitions, line by line, hidden characters escaped.")
     ] = False,
+    home: HomeOption = None,
 ) -> None:
     """Compare the lock with what the MCP servers offer now.
 
@@ -85,9 +95,10 @@ def diff(
     from mcp_bridge.protect.compare import compare, document, server_changes
     from mcp_bridge.protect.lockfile import read_lock
 
-    checked = _public(config, key)
-    pinned = read_lock(_path(config, lock_file), checked)
-    live = _live(config)
+    settings = _settings(config, home)
+    checked = _public(settings, key)
+    pinned = read_lock(_path(settings, lock_file), checked)
+    live = _live(settings)
     if pinned.key and checked is None:
         typer.echo(f"note: the lock's signature by key {pinned.key} was not checked; see --key", err=True)
     drifts, servers = compare(pinned, live), list(server_changes(pinned, live))
@@ -114,6 +125,7 @@ def approve(
     key: SignOption = None,
     all_: Annotated[bool, typer.Option("--all", help="Approve everything as it is now.")] = False,
     as_json: JsonOption = False,
+    home: HomeOption = None,
 ) -> None:
     """Take what the MCP servers offer now under these names into the lock; a running bridge follows in a second."""
     from mcp_bridge.protect.compare import approve as approved
@@ -122,11 +134,12 @@ def approve(
 
     if bool(names) == all_:
         raise UserError("name what to approve, or say --all")
-    path = _path(config, lock_file)
+    settings = _settings(config, home)
+    path = _path(settings, lock_file)
     signer = _signer(key)
-    live = _live(config)
+    live = _live(settings)
     with exclusive(path):
-        pinned = read_lock(path, signer.public_key() if signer else _public(config, None))
+        pinned = read_lock(path, signer.public_key() if signer else _public(settings, None))
         if pinned.key and signer is None:
             raise UserError(f"{path} is signed by key {pinned.key}: sign it again with --key")
         try:
@@ -142,28 +155,34 @@ def approve(
     typer.echo(f"{path}: {len(drifts)} approved")
 
 
-def _live(config: Path | None) -> "Lock":
+def _live(settings: "BridgeSettings") -> "Lock":
     from mcp_bridge.protect.live import read_live
 
-    return asyncio.run(read_live(_settings(config)))
+    return asyncio.run(read_live(settings))
 
 
-def _settings(config: Path | None) -> "BridgeSettings":
+def _settings(config: Path | None, home: Path | None) -> "BridgeSettings":
+    """Those named, else those that the sidecar in `home` was started with, else the environment's."""
     from mcp_bridge.settings import BridgeSettings
+    from secure_mcp_grpc.stack.home import Home
 
-    return BridgeSettings.load(config=config)
+    started = Home.locate(home).run_dir / "sidecar.yaml"
+    if config is None and not started.exists() and BridgeSettings.env_names()["upstreams"] not in os.environ:
+        raise UserError(
+            f"no MCP server to ask: {started} does not exist, so no sidecar was started there; "
+            "name the settings: --config sidecar.yaml, or the directory of a sidecar: --dir DIR"
+        )
+    return BridgeSettings.load(config=config or (started if started.exists() else None))
 
 
-def _path(config: Path | None, named: Path | None) -> Path:
-    if named is not None:
-        return named
-    return _settings(config).tools_lock or Path("tools.lock")
+def _path(settings: "BridgeSettings", named: Path | None) -> Path:
+    return named or settings.tools_lock or Path("tools.lock")
 
 
-def _public(config: Path | None, named: Path | None) -> "Ed25519PublicKey | None":
+def _public(settings: "BridgeSettings", named: Path | None) -> "Ed25519PublicKey | None":
     from secure_mcp_grpc.signing import read_public_key
 
-    path = named or _settings(config).tools_lock_key
+    path = named or settings.tools_lock_key
     return read_public_key(path, "public key of the tools lock") if path is not None else None
 
 

@@ -30,8 +30,11 @@ class Home:
         (self.root / "offers.json").write_text(json.dumps(offers))
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return self.start_as_is(*arguments, "--config", str(self.root / "sidecar.yaml"))
+
+    def start_as_is(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            (sys.executable, "-m", "secure_mcp_grpc", "tools", *arguments, "--config", str(self.root / "sidecar.yaml")),
+            (sys.executable, "-m", "secure_mcp_grpc", "tools", *arguments),
             env=os.environ | {"COLUMNS": "110"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -39,7 +42,11 @@ class Home:
         )
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        with self.start(*arguments) as process:
+        return self.end_of(self.start(*arguments))
+
+    @staticmethod
+    def end_of(started: "subprocess.Popen[str]") -> tuple[int, str, str]:
+        with started as process:
             out, err = process.communicate(timeout=60)
         assert "Traceback" not in err, err
         return process.returncode, out, err
@@ -179,3 +186,25 @@ def test_a_lock_names_each_server_by_its_own_words(home: Home) -> None:
 
     assert locked["servers"] == {"d": {"name": "drifting", "version": "1.0"}}
     assert all(name.startswith("d_") for name in locked["tools"])
+
+
+@pytest.mark.parametrize("command", [("lock",), ("diff",), ("approve", "--all")], ids=lambda one: one[0])
+def test_the_settings_of_the_sidecar_that_was_started_are_used(home: Home, command: tuple[str, ...]) -> None:
+    """Ours: the sidecar in DIR wrote what it runs with, so nobody has to name it again."""
+    if command != ("lock",):
+        assert home.run("lock")[0] == 0
+    (home.root / "run").mkdir()
+    (home.root / "sidecar.yaml").rename(home.root / "run" / "sidecar.yaml")
+    code, out, err = home.end_of(home.start_as_is(*command, "--dir", str(home.root)))
+    assert code == 0, err
+    assert home.lock.exists()
+    assert out
+
+
+@pytest.mark.parametrize("command", [("lock",), ("diff",), ("approve", "--all")], ids=lambda one: one[0])
+def test_without_settings_one_line_says_how_to_name_them(home: Home, command: tuple[str, ...]) -> None:
+    """Ours: no sidecar was started in DIR, and no --config."""
+    code, out, err = home.end_of(home.start_as_is(*command, "--dir", str(home.root / "nowhere")))
+    assert (code, out) == (2, "")
+    assert "--config sidecar.yaml" in err
+    assert len(err.splitlines()) == 1
