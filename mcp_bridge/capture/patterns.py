@@ -140,6 +140,10 @@ _GROUPED = re.compile(r"(?<![0-9])(?=([2-6][0-9]{3,5}(?:[ .-][0-9]{3,7}){1,4})(?
 _PLAIN = re.compile(r"(?<![0-9])[2-6][0-9]{12,18}(?![0-9])")
 _DIGITS = re.compile(r"[0-9]{4}[ .-]?[0-9]{3}")
 _CARD_DIGITS: Final = ("2", "3", "4", "5", "6")
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0001-\U000e01ef]+"
+)
 _DOUBLED: Final = str.maketrans("0123456789", "0246813579")
 _MAX_PATTERN_CHARS: Final = 500
 
@@ -166,8 +170,8 @@ def replaced(text: str, patterns: Sequence[Pattern], tag: Tag) -> str:
 
 def plainly(text: str) -> str:
     """`text` without invisible characters, and with plain letters and digits for those that only look different."""
-    shown = "".join(char for char in text if unicodedata.category(char) != "Cf")
-    return unicodedata.normalize("NFKC", shown)
+    shown = _UNSEEN.sub("", text)
+    return shown if unicodedata.is_normalized("NFKC", shown) else unicodedata.normalize("NFKC", shown)
 
 
 def card_digits(digits: str) -> bool:
