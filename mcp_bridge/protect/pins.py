@@ -57,6 +57,8 @@ _FINE: Final = _Verdict("")
 _UNREADABLE: Final = Finding(Severity.SUSPICIOUS, "unreadable", "", "its definition can be read in more than one way")
 _DOUBLE: Final = Finding(Severity.SUSPICIOUS, "double", "", "the server offers two that differ under this name")
 _REMOVED: Final = Finding(Severity.BREAKING, "removed", "", "the server no longer lists it")
+_OURS: Final = (_UNREADABLE, _DOUBLE, _REMOVED)
+"""Whose texts hold nothing of what the server says."""
 
 
 class Pins:
@@ -233,18 +235,21 @@ class Pins:
             severity=found.severity.word if found else Severity.ADDED.word,
             change=found.code if found else "added",
             path=found.path if found else "",
+            what=found.text if found else "is not in the lock",
             approve=_command(kind, name),
         )
 
 
 def _sentence(kind: Kind, name: str, verdict: _Verdict) -> str:
+    """For the peer, who may be a model: how to approve it is told to the operator alone, in the log."""
     label, found = LABELS[kind], verdict.worst
     if found is None:
-        return f"{label} {safe(name)} is not in the tools lock; to allow it: {_command(kind, name)}"
+        return f"{label} {safe(name)} is not in the tools lock; an operator must approve it"
     where = f" at {found.path}" if found.path else ""
+    what = f": {found.text}" if found in _OURS else ""
     return (
-        f"{label} {safe(name)} is not as it was approved: {found.severity.word} change{where} ({found.code}): "
-        f"{found.text}; to allow it: {_command(kind, name)}"
+        f"{label} {safe(name)} is not as it was approved: {found.severity.word} change{where} ({found.code}){what}; "
+        "an operator must approve it"
     )
 
 

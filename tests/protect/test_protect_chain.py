@@ -54,7 +54,7 @@ def test_a_tool_that_drifts_is_hidden_refused_and_recorded_until_it_is_approved(
         refused = stack.cli(*call)
         assert refused.returncode == 4
         assert "suspicious change at description" in refused.stderr
-        assert "secure-mcp-grpc tools approve add" in refused.stderr
+        assert "tools approve" not in refused.stderr
         assert listed(stack) == ["sum"]
 
         def findings() -> list[Any]:
@@ -62,7 +62,7 @@ def test_a_tool_that_drifts_is_hidden_refused_and_recorded_until_it_is_approved(
 
         expected = [("", "ok"), ("invalid_arguments", "tool_error"), ("tool_drift", "refused")]
         assert until(lambda: (rows := findings()) and len(rows) == 3 and rows) == expected
-        assert "tool_drift" in (root / "up.log").read_text()
+        assert "secure-mcp-grpc tools approve add" in (root / "up.log").read_text()
 
         assert run_cli("tools", "approve", "add", *tools, "--key", str(key)).returncode == 0
         until(lambda: stack.cli(*call).returncode == 0)

@@ -184,8 +184,13 @@ FINE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", [BREAKING, *SUSPICIOUS], ids=range(1 + len(SUSPICIOUS)))
-async def test_a_bad_change_hides_the_tool_and_refuses_its_call(stage: Stage, changes: dict[str, Any]) -> None:
-    """Issue 4: an unapproved suspicious or breaking change hides the tool and refuses its call with a clear reason."""
+async def test_a_bad_change_hides_the_tool_and_refuses_its_call(
+    stage: Stage, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Issue 4: an unapproved suspicious or breaking change hides the tool and refuses its call with a clear reason.
+
+    Ours: how to approve it is in the log, for the operator; a model that calls is not told.
+    """
     assert (await stage.ask(tool("add", {"a": 1})))["result"]["content"]
     calls = len(stage.server.called())
     stage.drift(**changes)
@@ -194,7 +199,11 @@ async def test_a_bad_change_hides_the_tool_and_refuses_its_call(stage: Stage, ch
 
     assert len(stage.server.called()) == calls
     assert "breaking" in reason if changes is BREAKING else "suspicious" in reason
-    assert "secure-mcp-grpc tools approve add" in reason
+    assert "an operator must approve it" in reason
+    assert "secure-mcp-grpc" not in reason
+    assert [one.fields["approve"] for one in caplog.records if one.msg == "tool_drift"] == [
+        "secure-mcp-grpc tools approve add"
+    ]
     assert await stage.finding() == "tool_drift"
     assert await listed(stage) == ["sum"]
     assert {one[0] for one in stage.counts} == {"tool_drift"}
@@ -241,7 +250,8 @@ async def test_what_the_lock_does_not_know_is_refused_and_hidden(stage: Stage) -
     new = {"name": "shell", "inputSchema": {"type": "object"}}
     stage.server.offer(OFFERS | {"tools": [ADD, SUM, new]})
     reason = await stage.refusal(tool("shell"))
-    assert "not in the tools lock" in reason
+    assert "not in the tools lock; an operator must approve it" in reason
+    assert "secure-mcp-grpc" not in reason
     assert await stage.finding() == "tool_unknown"
     await stage.refusal(tool("never-heard-of"))
     assert await listed(stage) == ["add", "sum"]
