@@ -132,12 +132,15 @@ class Multiplex:
             sentence = f"the MCP server {self._server} answered with something that is not JSON-RPC"
             _settle(pending, error or HopError(grpc.StatusCode.UNAVAILABLE, sentence))
 
-    def fail(self, error: HopError) -> None:
-        """The connection ended: every request in flight, and every later one, fails."""
+    def fail(self, error: HopError, *, ends_session: bool = True) -> None:
+        """The connection ended: every request in flight, and every later one, fails.
+
+        Without `ends_session` the session goes on without this connection.
+        """
         self._failure = error
         for pending in self._pending.values():
             _settle(pending, error)
-        if self._session is not None:
+        if self._session is not None and ends_session:
             self._session.queue.close()
 
     def _cancel(self, number: int, exchange: Exchange) -> None:

@@ -46,6 +46,7 @@ class Child:
         self.closing = False
         self._idle_since = self.started
         self._idle_messages = 0
+        self.session = session
         self.peer = Multiplex(name, self._write, session)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -122,9 +123,8 @@ class Child:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._empty()
-        # The reader may have been stopped before it could say so: whoever listens to the session must not wait on.
         if not self.peer.has_failed:
-            self.peer.fail(unavailable(f"the MCP server {self._name} was ended"))
+            self.peer.fail(unavailable(f"the MCP server {self._name} was ended"), ends_session=False)
 
     async def _empty(self) -> None:
         """Read what a flooding child left in its pipes: they are closed at their end, and not before."""
@@ -181,7 +181,8 @@ class Child:
         if not self.closing:
             logs.event(logger, logging.WARNING, "upstream_ended", server=self._name, status=status)
         start = "cannot be started" if status == launch.CANNOT_START else "ended before it answered"
-        self.peer.fail(unavailable(f"the MCP server {self._name} {start}"))
+        # A child that is ended on purpose may be so because its session goes on without it, at a server of another era.
+        self.peer.fail(unavailable(f"the MCP server {self._name} {start}"), ends_session=not self.closing)
         on_end(self)
 
     async def _log(self) -> None:

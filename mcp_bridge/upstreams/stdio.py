@@ -113,7 +113,10 @@ class StdioUpstream:
             peer = place.child.peer if place.child else None
             last = peer.last_used if peer else max(place.used, place.not_before)
             if not place.lock.locked() and not (peer and peer.in_flight) and now - last > idle_s:
+                session = place.child.session if place.child else None
                 await self._end(key)
+                if session is not None:  # whoever listens to it must not wait on
+                    session.queue.close()
 
     async def close(self) -> None:
         self._closing = True

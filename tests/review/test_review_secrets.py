@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from bridge_harness import request, send, serving
+from bridge_harness import request, send, serving, stdio
 
 from mcp_bridge import wire
 from mcp_bridge.capture.build import build_capture
@@ -128,14 +128,16 @@ async def test_no_secret_of_a_childs_stderr_is_logged(caplog: pytest.LogCaptureF
     assert lines == ["login with password=[redacted]"]
 
 
-async def test_a_session_ends_with_its_child() -> None:
-    """Ours: a child that is closed, for being idle too long for one, leaves nobody listening to its session."""
+async def test_a_session_ends_when_its_idle_child_is_reaped() -> None:
+    """Ours: it leaves nobody listening to the session."""
+    upstream = stdio("child", "-c", "import sys; sys.stdin.read()")
     session = Session("s", "o", Outbox(1000))
-    child = await start_child("import sys; sys.stdin.read()", session)
+    await upstream._child("o", session, opens=True)
     listening = asyncio.ensure_future(session.queue.get())
-    await child.close()
+    await upstream.reap(-1)
     async with asyncio.timeout(5):
         assert await listening is None
+    await upstream.close()
 
 
 async def test_a_child_that_floods_lets_others_have_their_turn() -> None:
