@@ -26,6 +26,8 @@ __all__ = ["call_tool", "list_tools"]
 
 _EXPLAIN, _HIDDEN = "secure-mcp-grpc/explain", "secure-mcp-grpc/hidden"
 """Keys of `_meta`; see `mcp_bridge.listing`."""
+_MISSING_SERVERS = "secure-mcp-grpc/missing"
+"""See `mcp_bridge.upstreams.merge`."""
 _TOKEN_ENV = "MCP_TOKEN"  # noqa: S105 - a name, not a token
 _IDENTITY_HELP = "Who calls: a name under DIR/certs, or a directory with tls.crt, tls.key and ca.crt."
 AsOption = Annotated[
@@ -62,17 +64,30 @@ def list_tools(
         if as_json:
             shown = [tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools]
             _print_json({"tools": shown, "hidden": hidden} if why else shown)
+            _print_missing(result.meta, stderr=True)
             return 0
         table = Table("Tool", "Arguments", "Description")
         for tool in tools:
             arguments = ", ".join((tool.input_schema or {}).get("properties", {}))
             table.add_row(escape(tool.name), escape(arguments), escape((tool.description or "").strip().split("\n")[0]))
         Console().print(table)
+        _print_missing(result.meta)
         if why:
             _print_hidden(hidden)
         return 0
 
     raise typer.Exit(_run(as_, server, token_file, home, work))
+
+
+def _print_missing(meta: Any, *, stderr: bool = False) -> None:
+    """One line where servers were left out of the list; their names may be a server's own words."""
+    told = (meta or {}).get(_MISSING_SERVERS)
+    names = [one for one in told if isinstance(one, str)] if isinstance(told, list) else []
+    if names:
+        shown = ", ".join(name if name.isprintable() else name.encode("unicode_escape").decode() for name in names)
+        servers = f"the MCP server {shown} does" if len(names) == 1 else f"the MCP servers {shown} do"
+        line = f"incomplete: {servers} not answer"
+        Console(stderr=stderr).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_hidden(hidden: Any) -> None:
