@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from mcp_bridge.capture import otlp_logs
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.errors import UserError
 from secure_mcp_grpc.records import InteractionRecord
@@ -59,6 +60,7 @@ class OtlpSpans:
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         except ImportError:
             raise UserError("otlp_endpoint needs OpenTelemetry: install secure-mcp-grpc with the extra otel") from None
+        otlp_logs.as_events()
         self._span = ReadableSpan
         self._scope = InstrumentationScope("secure-mcp-grpc")
         self._resource = Resource.create({"service.name": "mcp_bridge", "service.instance.id": node_id})

@@ -1,6 +1,7 @@
 """Spans by OTLP: to a real gRPC collector, and to none."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
 
 from mcp_bridge.capture.otlp import exporting
+from mcp_bridge.capture.otlp_logs import ExporterEvents
 from mcp_bridge.upstreams.inprocess import InProcessUpstream
 
 
@@ -80,6 +82,69 @@ async def test_each_request_is_one_span_without_its_content() -> None:
     assert failed.status.code == 2
     assert "never in a span" not in str(collector.spans)
     assert {one.key for one in collector.resources[0].attributes} >= {"service.name", "service.instance.id"}
+
+
+class Refusing(rpc.TraceServiceServicer):
+    async def Export(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, "forged\nline")
+
+
+class Log(logging.Handler):
+    """What reaches the root's handlers, and so the log; caplog also takes what does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[Any] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+async def test_failed_export_is_an_event_with_a_status() -> None:
+    """Ours: logs are events with fields; OpenTelemetry's sentences, with the collector's in them, are none."""
+    server = grpc.aio.server()
+    rpc.add_TraceServiceServicer_to_server(Refusing(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    log = Log()
+    logging.getLogger().addHandler(log)
+    theirs = logging.getLogger("opentelemetry")
+    for handler in [one for one in theirs.handlers if isinstance(one, ExporterEvents)]:
+        theirs.removeHandler(handler)  # else what another test did in this process counts for the rate
+    try:
+        async with (
+            exporting(f"http://127.0.0.1:{port}", "pod-1") as spans,
+            serving(InProcessUpstream("b", answering()), spans=spans) as bridge,
+            Client(bridge.transport("model-a")) as client,
+        ):
+            await client.call_tool("keep", {"text": "x"})
+            async with asyncio.timeout(10):
+                while not (said := [one for one in log.records if one.msg == "otlp_export_failed"]):
+                    await asyncio.sleep(0.02)
+    finally:
+        await server.stop(0)
+        logging.getLogger().removeHandler(log)
+    assert said[0].fields == {"status": "PERMISSION_DENIED", "tries_again": False, "left_out": 0}
+    assert not [one for one in log.records if one.name.startswith("opentelemetry") or "forged" in one.getMessage()]
+
+
+def test_failed_exports_are_told_rarely_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Ours: a collector that is away for a day does not fill the log."""
+    now = [100.0]
+    handler = ExporterEvents(lambda: now[0])
+    failed = logging.makeLogRecord(
+        {"msg": "error code: %s", "args": (grpc.StatusCode.UNAVAILABLE,), "levelno": logging.WARNING}
+    )
+    dropped = logging.makeLogRecord({"msg": "Queue full, dropping %s.", "args": ("x",), "levelno": logging.WARNING})
+    for one in (failed, dropped, *[failed] * 50):
+        handler.handle(one)
+    now[0] += 10
+    handler.handle(failed)
+    assert [(one.msg, one.fields["left_out"]) for one in caplog.records] == [  # type: ignore[attr-defined]
+        ("otlp_export_failed", 0),
+        ("otlp_trouble", 0),
+        ("otlp_export_failed", 50),
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
