@@ -1,6 +1,6 @@
 """The `Backend` of `secure-mcp-grpc connect`: every message goes to a sidecar over gRPC."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -29,12 +29,23 @@ _HTTP_STATUS: Final = {
 
 
 class GrpcBackend:
-    """`timeout_s` is the longest a request may take, `subscriptions/listen` excepted; None leaves it to the sidecar."""
+    """`timeout_s` is the longest a request may take, `subscriptions/listen` excepted; None leaves it to the sidecar.
 
-    def __init__(self, channels: Channels, token: TokenSource | None = None, *, timeout_s: float | None = None) -> None:
+    `hints` tells why an address cannot be connected to, see `first_look.hints`.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        token: TokenSource | None = None,
+        *,
+        timeout_s: float | None = None,
+        hints: Mapping[str, str] | None = None,
+    ) -> None:
         self._channels = channels
         self._token = token
         self._timeout_s = timeout_s
+        self._hints = hints if hints is not None else {}
 
     def owner(self, via: Via) -> str:
         return ""  # all that is sent here is sent as one identity
@@ -125,7 +136,15 @@ class GrpcBackend:
         await self._failed(error, endpoint)
         if error.code() is grpc.StatusCode.NOT_FOUND and message.session_id:
             raise SessionUnknown
-        return Answer(error_message(request.id_json, error.code(), error.details()), True)
+        details = self._explained(error, endpoint)
+        return Answer(error_message(request.id_json, error.code(), details), True)
+
+    def _explained(self, error: grpc.aio.AioRpcError, endpoint: Endpoint) -> str | None:
+        """gRPC's or the sidecar's sentence; with what is known of the address where no connection stands."""
+        hint = self._hints.get(endpoint.target) if error.code() is grpc.StatusCode.UNAVAILABLE else None
+        if hint is None or endpoint.state() is grpc.ChannelConnectivity.READY:
+            return error.details()
+        return f"{error.details()}: {hint}" if error.details() else hint
 
     async def _failed(self, error: grpc.aio.AioRpcError, endpoint: Endpoint) -> None:
         if error.code() is grpc.StatusCode.UNAVAILABLE:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp_bridge.client.channel import Address, Channels
+from mcp_bridge.connect import first_look
 from mcp_bridge.connect.backend import GrpcBackend
 from mcp_bridge.connect.tokens import TokenSource
 from mcp_bridge.front.access import Access
@@ -58,11 +59,12 @@ async def serve(address: Address, token: TokenSource | None, options: Options) -
     channels = Channels(address)
     try:
         await _open(channels)
-        backend = GrpcBackend(channels, token, timeout_s=options.timeout_s)
-        if options.http is None:
-            await _serve_stdio(backend, options, stop)
-        else:
-            await _serve_http(backend, options.http, options, stop)
+        async with first_look.hints(address) as hints:
+            backend = GrpcBackend(channels, token, timeout_s=options.timeout_s, hints=hints)
+            if options.http is None:
+                await _serve_stdio(backend, options, stop)
+            else:
+                await _serve_http(backend, options.http, options, stop)
     finally:
         await channels.close()
         if token is not None:
