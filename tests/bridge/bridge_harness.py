@@ -72,7 +72,9 @@ async def serving(
         records.append(msgspec.json.decode(record, type=InteractionRecord))
         return True
 
-    recorder = Recorder(offer, BridgeMetrics(CollectorRegistry()), capture or build_capture(CaptureSettings()), spans=spans)
+    recorder = Recorder(
+        offer, BridgeMetrics(CollectorRegistry()), capture or build_capture(CaptureSettings()), spans=spans
+    )
     executor = Executor(
         upstream,
         Sessions(100, max_answer_bytes),
