@@ -26,6 +26,8 @@ class Sidecar:
     """Forwards to a bridge, with the headers of an allowed decision. `seen` holds what came, by RPC."""
 
     address: str
+    refuses: set[str] = field(default_factory=set)
+    """RPCs that are UNAVAILABLE here."""
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
 
@@ -69,6 +71,8 @@ def _handlers(channel: grpc.aio.Channel, one: Sidecar) -> dict[str, Any]:
 
         async def handle(request: Any, context: Any) -> Any:
             note(rpc, context)
+            if rpc in one.refuses:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
             try:
                 return await forward(request)
             except grpc.aio.AioRpcError as error:

@@ -22,6 +22,7 @@ from connect_kit import (
     mirrors,
     modern,
     open_session,
+    seen_rpcs,
     sidecar,
 )
 
@@ -409,18 +410,25 @@ async def test_stopping_ends_open_streams(side: Sidecar, client: httpx2.AsyncCli
                     pass
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["both-end", "session-cannot-be-ended"])
 async def test_stopping_leaves_no_session_and_no_request_behind(
-    side: Sidecar, bridge: Bridge, client: httpx2.AsyncClient
+    side: Sidecar, bridge: Bridge, client: httpx2.AsyncClient, ends: bool
 ) -> None:
-    """Ours: SIGTERM with a session's request under way, whose client is gone, ends both."""
+    """Ours: SIGTERM with a session's request under way, whose client is gone, ends both.
+
+    The request also where the session cannot be ended, whose end would cancel it, too.
+    """
+    if not ends:
+        side.refuses.add("EndSession")
     async with connected(side.address) as one:
         session = await open_session(client, one.url)
-        message = legacy("tools/call", {"name": "wait", "arguments": {"name": "stopped"}}, 77)
+        message = legacy("tools/call", {"name": "wait", "arguments": {"name": f"stopped-{ends}"}}, 77)
         asking = asyncio.create_task(client.post(one.url, json=message, headers=session))
-        await running("stopped")
+        await running(f"stopped-{ends}")
         asking.cancel()
         one.process.terminate()
         async with asyncio.timeout(4):
             assert await one.process.wait() == 0
-    await running("stopped", wanted=False)
-    assert len(bridge.executor._sessions) == 0
+    await running(f"stopped-{ends}", wanted=False)
+    assert seen_rpcs(side).count("EndSession") == 1
+    assert len(bridge.executor._sessions) == (0 if ends else 1)
