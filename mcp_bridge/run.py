@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
-from mcp_bridge.assemble import build_upstream
+from mcp_bridge.assemble import build_upstream, owner_in
 from mcp_bridge.capture.build import build_capture
 from mcp_bridge.capture.otlp import exporting
 from mcp_bridge.exchange import Upstream
@@ -66,7 +66,7 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
             _upstream(given or build_upstream(settings, metrics)) as upstream,
             _sender(settings) as sender,
             exporting(settings.otlp_endpoint, settings.node_id) as spans,
-            _guards(settings, metrics, registry) as guards,
+            _guards(settings, metrics, registry, upstream) as guards,
             AsyncExitStack() as closing,
         ):
             capture = build_capture(settings)
@@ -102,8 +102,9 @@ async def serve(settings: BridgeSettings, given: Upstream | None, stopping: asyn
             stop_plain = await closing.enter_async_context(serving_plain_http(settings, routes))
             await health.serving()
             endpoints = {"grpc": f"unix:{socket.absolute()}", "metrics": metrics_address}
-            gc.collect()
-            gc.freeze()  # what is here now stays; looking through it again and again stops every call for 0.1 s
+            if given is None:  # a process of our own
+                gc.collect()
+                gc.freeze()  # what is here now stays; looking through it again and again stops every call for 0.1 s
             lifecycle.announce(run_dir, PART, endpoints)
             reaping = asyncio.create_task(_reap(executor, settings.idle_s))
             await stopping.wait()
@@ -143,10 +144,10 @@ async def _sender(settings: BridgeSettings) -> AsyncIterator[AlsSender]:
 
 @asynccontextmanager
 async def _guards(
-    settings: BridgeSettings, metrics: BridgeMetrics, registry: CollectorRegistry
+    settings: BridgeSettings, metrics: BridgeMetrics, registry: CollectorRegistry, upstream: Upstream
 ) -> AsyncIterator[list[Guard]]:
     """What the settings put around each request, the outermost first."""
-    protecting = protect_guards(settings, registry, max_list_bytes=settings.max_answer_bytes)
+    protecting = protect_guards(settings, registry, max_list_bytes=settings.max_answer_bytes, owner=owner_in(upstream))
     if settings.list_filter == "off":
         logs.event(
             logger, logging.WARNING, "lists_not_filtered", setting="list_filter", effect="every caller sees every name"
