@@ -1,10 +1,12 @@
 """From settings to the one upstream that the executor asks."""
 
-from mcp_bridge.exchange import Upstream
+from collections.abc import Callable
+
+from mcp_bridge.exchange import Exchange, Upstream
 from mcp_bridge.metrics import BridgeMetrics
 from mcp_bridge.settings import BridgeSettings, UpstreamSettings
 
-__all__ = ["build_upstream"]
+__all__ = ["build_upstream", "owner_in"]
 
 
 def build_upstream(settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream:
@@ -25,6 +27,15 @@ def build_upstream(settings: BridgeSettings, metrics: BridgeMetrics) -> Upstream
         leave_out=settings.when_down == "leave_out",
         patience_s=settings.child_start_timeout_s,
     )
+
+
+def owner_in(upstream: Upstream) -> Callable[[Exchange, str, str], str]:
+    """Which server a name on a list belongs to, as `Catalog` wants to know it."""
+    if upstream.name:
+        return lambda *_: upstream.name
+    from mcp_bridge.upstreams.router import Router
+
+    return upstream.owner_of if isinstance(upstream, Router) else lambda *_: ""
 
 
 def _of_any_era(

@@ -231,6 +231,7 @@ class Executor:
                 answer = await chained(self._guards, visit.caller, ask)(exchange)
         finally:
             visit.finding = exchange.finding
+            visit.server = exchange.server or visit.server  # a guard's own list has another
             if endless and exchange.outbox is not None:
                 self._endless.discard(exchange.outbox)
         self._check_size(answer)

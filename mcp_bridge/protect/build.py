@@ -1,10 +1,12 @@
 """From settings to guards: the ones that protect, and their metrics."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter
 
+from mcp_bridge.exchange import Exchange
 from mcp_bridge.guards import Guard
 from mcp_bridge.protect.settings import ProtectSettings
 
@@ -34,7 +36,13 @@ class ProtectMetrics:
         )
 
 
-def protect_guards(settings: ProtectSettings, registry: CollectorRegistry, *, max_list_bytes: int) -> list[Guard]:
+def protect_guards(
+    settings: ProtectSettings,
+    registry: CollectorRegistry,
+    *,
+    max_list_bytes: int,
+    owner: Callable[[Exchange, str, str], str],
+) -> list[Guard]:
     """The outermost first; none where nothing is asked for. Raises `UserError` for a lock that cannot be relied on."""
     validating = settings.validate_arguments or settings.validate_results
     if settings.tools_lock is None and not validating:
@@ -42,7 +50,9 @@ def protect_guards(settings: ProtectSettings, registry: CollectorRegistry, *, ma
     from mcp_bridge.protect.catalog import Catalog
 
     metrics = ProtectMetrics.declare(registry)
-    catalog = Catalog(lifetime_s=settings.definitions_lifetime_s, max_list_bytes=max_list_bytes, clock=time.monotonic)
+    catalog = Catalog(
+        lifetime_s=settings.definitions_lifetime_s, max_list_bytes=max_list_bytes, clock=time.monotonic, owner=owner
+    )
     guards: list[Guard] = []
     if settings.tools_lock is not None:
         from mcp_bridge.protect.pinned import PinnedLock

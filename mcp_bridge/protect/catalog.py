@@ -69,9 +69,21 @@ class _View:
 
 
 class Catalog:
-    """`lifetime_s`: how long a definition is relied on after its server said it. `clock` counts seconds."""
+    """`lifetime_s`: how long a definition is relied on after its server said it. `clock` counts seconds.
 
-    def __init__(self, *, lifetime_s: float, max_list_bytes: int, clock: Callable[[], float]) -> None:
+    `owner` tells which server a name on a list belongs to, from exchange, list method and name; "" where that is not
+    known.
+    """
+
+    def __init__(
+        self,
+        *,
+        lifetime_s: float,
+        max_list_bytes: int,
+        clock: Callable[[], float],
+        owner: Callable[[Exchange, str, str], str] = lambda *_: "",
+    ) -> None:
+        self._owner = owner
         self._lifetime_s = lifetime_s
         self._max_list_bytes = max_list_bytes
         self._clock = clock
@@ -98,7 +110,19 @@ class Catalog:
         return answer
 
     async def current(self, exchange: Exchange, kind: Kind, name: str, ask: Ask) -> tuple[Offer, ...]:
-        """What the server says of `name` now: one, none, or several that contradict each other."""
+        """What the server says of `name` now: one, none, or several that contradict each other.
+
+        The exchange then says which server that is, for those who refuse it before a server is chosen.
+        """
+        offers = await self._current(exchange, kind, name, ask)
+        exchange.server = self.owner(exchange, kind, name)
+        return offers
+
+    def owner(self, exchange: Exchange, kind: Kind, name: str) -> str:
+        """The server that lists `name`; what the exchange says already where that is not known."""
+        return self._owner(exchange, _LIST_OF[kind], name) or exchange.server
+
+    async def _current(self, exchange: Exchange, kind: Kind, name: str, ask: Ask) -> tuple[Offer, ...]:
         key = (_viewer(exchange), kind)
         view = self._views.get(key)
         if view is not None:

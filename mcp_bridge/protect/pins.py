@@ -113,6 +113,7 @@ class Pins:
         fitting = [offers[template] for template in best_fitting(offers, uri)]
         verdicts = [(offer.name, self._judge(lock, offer)) for offer in fitting]
         if verdicts and all(verdict.finding for _, verdict in verdicts):
+            exchange.server = self._catalog.owner(exchange, "resourceTemplates", verdicts[0][0])
             self._refuse(exchange, "resourceTemplates", *verdicts[0])
 
     async def _check_completion(self, exchange: Exchange, ask: Ask) -> None:
@@ -231,7 +232,7 @@ class Pins:
             verdict.finding,
             kind=LABELS[kind],
             item=safe(name),
-            server=exchange.server,
+            server=self._catalog.owner(exchange, kind, name),
             severity=found.severity.word if found else Severity.ADDED.word,
             change=found.code if found else "added",
             path=found.path if found else "",

@@ -84,6 +84,12 @@ class Router:
         except (wire.NotJson, msgspec.MsgspecError):
             raise unavailable("an MCP server answered with something that is not of MCP's form") from None
 
+    def owner_of(self, exchange: Exchange, list_method: str, name: str) -> str:
+        """The one server that listed `name` for this caller last, without asking; "" where that is not known."""
+        index = self._indexes.of(_viewer(exchange), list_method)
+        owners = index.owners(name) if index is not None else ()
+        return owners[0] if len(owners) == 1 else ""
+
     async def notify(self, note: Note) -> None:
         if note.session is None:
             return

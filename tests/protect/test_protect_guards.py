@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import copy
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from bridge_harness import Bridge, request, send, serving, stdio, tool
 from drifting_server import Drifting
 
 from mcp_bridge import wire
+from mcp_bridge.assemble import owner_in
 from mcp_bridge.exchange import Caller, Exchange, Upstream
 from mcp_bridge.guards import Ask, chained
 from mcp_bridge.protect.catalog import Catalog
@@ -23,6 +24,7 @@ from mcp_bridge.protect.lockfile import Lock
 from mcp_bridge.protect.pins import UNAPPROVED, Pins
 from mcp_bridge.protect.validation import Validation
 from mcp_bridge.upstreams.inprocess import InProcessUpstream
+from mcp_bridge.upstreams.router import Router
 from secure_mcp_grpc.calls import McpCall
 
 ADD: dict[str, Any] = {
@@ -136,10 +138,12 @@ async def staged(
     validating: bool = True,
     new: Literal["refuse", "allow"] = "refuse",
     unusable: Literal["refuse", "pass"] = "refuse",
+    around: Callable[[Any], Any] = lambda upstream: upstream,
 ) -> AsyncIterator[Stage]:
     server.offer(OFFERS)
     now, counts, lock = [1000.0], [], [lock_of(OFFERS)]
-    catalog = Catalog(lifetime_s=60, max_list_bytes=1024 * 1024, clock=lambda: now[0])
+    upstream = around(server.upstream)
+    catalog = Catalog(lifetime_s=60, max_list_bytes=1024 * 1024, clock=lambda: now[0], owner=owner_in(upstream))
     guards: list[Any] = []
     if pinned:
         guards.append(Pins(lambda: lock[0], catalog, new=new, count=lambda *what: counts.append(what)))
@@ -149,7 +153,7 @@ async def staged(
                 catalog, arguments=True, results=True, unusable=unusable, count=lambda what: counts.append((what,))
             )
         )
-    async with serving(server.upstream, guards=[*guards, catalog]) as bridge:
+    async with serving(upstream, guards=[*guards, catalog]) as bridge:
         channel = bridge.channel()
         try:
             yield Stage(bridge, server, channel, now, counts, lock)
@@ -427,3 +431,23 @@ async def test_each_change_is_logged_once(tmp_path: Path, caplog: pytest.LogCapt
         await listed(stage)
     assert len([one for one in caplog.records if one.message.startswith("tool_drift")]) == 1
     assert len(stage.counts) == 4
+
+
+async def test_what_is_refused_names_the_server_that_offers_it(tmp_path: Path, caplog: Any) -> None:
+    """Ours: alone or among several, in the record of a call that never reached a server, and in the log."""
+    beside = Drifting()
+    beside.offers = {"tools": [{"name": "other", "inputSchema": {"type": "object"}}]}
+
+    def around(upstream: Any) -> Any:
+        return Router([InProcessUpstream("beside", beside.server()), upstream], max_bytes=1 << 20)
+
+    for one in (around, lambda upstream: upstream):
+        async with staged(InProcess(tmp_path), around=one) as stage:
+            await stage.ask(tool("add", {"a": "no number"}))
+            assert (await stage.finding(), stage.bridge.records[-1].server) == ("invalid_arguments", "drifting")
+            stage.drift(**SUSPICIOUS[0])
+            await stage.refusal(tool("add", {"a": 1}))
+            for _ in range(2):  # the second is judged by what is known already
+                await stage.refusal(tool("add", {"a": 1}))
+                assert (await stage.finding(), stage.bridge.records[-1].server) == ("tool_drift", "drifting")
+        assert {one.fields["server"] for one in caplog.records if one.msg == "tool_drift"} == {"drifting"}
