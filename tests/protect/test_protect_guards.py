@@ -446,8 +446,10 @@ async def test_what_is_refused_names_the_server_that_offers_it(tmp_path: Path, c
             await stage.ask(tool("add", {"a": "no number"}))
             assert (await stage.finding(), stage.bridge.records[-1].server) == ("invalid_arguments", "drifting")
             stage.drift(**SUSPICIOUS[0])
-            await stage.refusal(tool("add", {"a": 1}))
+            assert await listed(stage) == ["sum"]  # logs what it hides, once
             for _ in range(2):  # the second is judged by what is known already
                 await stage.refusal(tool("add", {"a": 1}))
                 assert (await stage.finding(), stage.bridge.records[-1].server) == ("tool_drift", "drifting")
         assert {one.fields["server"] for one in caplog.records if one.msg == "tool_drift"} == {"drifting"}
+    told = {(one.fields["item"], one.fields["server"]) for one in caplog.records if one.msg == "tool_unknown"}
+    assert told == {("other", "beside")}
