@@ -5,7 +5,16 @@ What a JSON-RPC peer could answer is not an error here: it travels as a message.
 
 import grpc
 
-__all__ = ["HopError", "malformed", "overloaded", "session_unknown", "timed_out", "too_large", "unavailable"]
+__all__ = [
+    "HopError",
+    "NotStarted",
+    "malformed",
+    "overloaded",
+    "session_unknown",
+    "timed_out",
+    "too_large",
+    "unavailable",
+]
 
 
 class HopError(Exception):
@@ -21,6 +30,13 @@ class HopError(Exception):
         self.sentence = sentence
         self.details = details
         self.reason = reason
+
+
+class NotStarted(HopError):
+    """The MCP server's program did not begin to run, whatever was asked of it."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__(grpc.StatusCode.UNAVAILABLE, f"the MCP server {server} cannot be started")
 
 
 def unavailable(sentence: str) -> HopError:

@@ -18,7 +18,7 @@ from mcp_bridge.eras.handshake_callers import HandshakeCallers
 from mcp_bridge.eras.links import Links
 from mcp_bridge.eras.modern_callers import ModernCallers
 from mcp_bridge.eras.settings import Era
-from mcp_bridge.errors import HopError, unavailable
+from mcp_bridge.errors import HopError, NotStarted, unavailable
 from mcp_bridge.exchange import Exchange, Note, Session, Upstream
 from secure_mcp_grpc import logs
 from secure_mcp_grpc.calls import McpCall
@@ -168,6 +168,8 @@ class Bridged:
         await asyncio.wait([asking], timeout=self._limits.probe_s)
         if asking.done() and asking.exception() is None:
             return _verdict(asking.result())
+        if asking.done() and isinstance(failed := asking.exception(), NotStarted):
+            raise failed  # a handshake would only start it once more
         opening = asyncio.ensure_future(self._modern_callers.greet(exchange))
         try:
             waiting: set[asyncio.Future[Any]] = {opening} if asking.done() else {asking, opening}

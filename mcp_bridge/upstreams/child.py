@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mcp_bridge.capture.patterns import BUILT_IN, replaced
-from mcp_bridge.errors import HopError, too_large, unavailable
+from mcp_bridge.errors import HopError, NotStarted, too_large, unavailable
 from mcp_bridge.exchange import Session
 from mcp_bridge.multiplex import Multiplex
 from mcp_bridge.upstreams import launch
@@ -81,7 +81,7 @@ class Child:
             )
         except OSError as error:
             logs.event(logger, logging.WARNING, "upstream_not_started", server=name, reason=error.strerror)
-            raise unavailable(f"the MCP server {name} cannot be started") from None
+            raise NotStarted(name) from None
         child = cls(name, process, session, max_message_bytes)
         child._tasks = [
             asyncio.create_task(child._read(on_end), name=f"{name} stdout"),
@@ -180,9 +180,10 @@ class Child:
         status = self._process.returncode
         if not self.closing:
             logs.event(logger, logging.WARNING, "upstream_ended", server=self._name, status=status)
-        start = "cannot be started" if status == launch.CANNOT_START else "ended before it answered"
+        ended = unavailable(f"the MCP server {self._name} ended before it answered")
+        failure = NotStarted(self._name) if status == launch.CANNOT_START else ended
         # A child that is ended on purpose may be so because its session goes on without it, at a server of another era.
-        self.peer.fail(unavailable(f"the MCP server {self._name} {start}"), ends_session=not self.closing)
+        self.peer.fail(failure, ends_session=not self.closing)
         on_end(self)
 
     async def _log(self) -> None:

@@ -86,3 +86,16 @@ async def test_clients_of_both_eras_share_a_server_of_one() -> None:
         )
     assert [one.structured_content["total"] for one in results[::2]] == [2 * n for n in range(20)]
     assert [one.structured_content["total"] for one in results[1::2]] == [2 * n for n in range(20)]
+
+
+async def test_program_that_cannot_be_started_is_tried_once_for_a_list(caplog: pytest.LogCaptureFixture) -> None:
+    """Ours: not for the handshake again, a moment after server/discover."""
+    down = stdio("down", "x")
+    router = Router([Bridged(stdio("up", SERVER, "modern")), Bridged(down)], max_bytes=1 << 22, leave_out=True)
+    async with serving(router) as bridge:
+        down._command[:] = ["/nowhere/to/be/found"]
+        async with mcp.Client(bridge.transport(), mode="auto") as client:
+            caplog.clear()
+            await client.list_tools()
+    tried = ("upstream_not_started", "upstream_ended")
+    assert sum(one.msg in tried and one.fields["server"] == "down" for one in caplog.records) == 1
