@@ -16,7 +16,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 NEEDS = {
     "secure_mcp_grpc": (),
     "authz_service": ("sidecar",),
-    "mcp_bridge": ("sidecar", "client", "inprocess", "connect", "otel", "reflection"),
+    "mcp_bridge": ("sidecar", "client", "inprocess", "connect", "reflection"),
     "trace_sink": ("sink", "store"),
     "dashboard": ("dashboard",),
 }
