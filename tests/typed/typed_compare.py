@@ -8,8 +8,11 @@ HINTS = {"readOnlyHint": False, "destructiveHint": True, "idempotentHint": False
 LISTS = {"tools", "resources", "resourceTemplates", "prompts"}
 
 
-def normal(rpc: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A copy of `given` with what MCP says about absent members written out, and with one way of naming options."""
+def normal(rpc: str, given: dict[str, Any], dropped: Sequence[str]) -> dict[str, Any]:
+    """A copy of `given` with what MCP says about absent members written out, and with one way of naming options.
+
+    Of list items that are `dropped` as a whole nothing is said: they may be anything.
+    """
     result = _copied(given)
     result.setdefault("resultType", "complete")
     if result["resultType"] == "input_required":
@@ -19,12 +22,16 @@ def normal(rpc: str, given: dict[str, Any]) -> dict[str, Any]:
         result.setdefault("isError", False)
     elif rpc == "Complete":
         result["completion"].setdefault("hasMore", False)
-    for tool in result.get("tools", ()) if rpc == "ListTools" else ():
-        tool["annotations"] = HINTS | tool.get("annotations", {})
-    for prompt in result.get("prompts", ()) if rpc == "ListPrompts" else ():
-        for argument in prompt.get("arguments", ()):
+    for tool in _kept(result, "tools", dropped) if rpc == "ListTools" else ():
+        tool["annotations"] = HINTS | (tool.get("annotations") or {})
+    for prompt in _kept(result, "prompts", dropped) if rpc == "ListPrompts" else ():
+        for argument in prompt["arguments"] if isinstance(prompt.get("arguments"), list) else ():
             argument.setdefault("required", False)
     return result
+
+
+def _kept(result: dict[str, Any], member: str, dropped: Sequence[str]) -> list[Any]:
+    return [item for number, item in enumerate(result[member]) if f"/{member}/{number}" not in dropped]
 
 
 def _normal_request(request: dict[str, Any]) -> None:
