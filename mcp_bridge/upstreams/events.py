@@ -33,6 +33,9 @@ class Position:
     """Where a stream is: what a client says, and how long it waits, when it comes again."""
 
     last_id: bytes = b""
+    message_id: bytes = b""
+    """Of the last event that carried something, or else of the first event: whoever comes back to it gets nothing
+    twice."""
     retry_s: float | None = None
 
 
@@ -48,6 +51,11 @@ class EventReader:
     _kind: bytes = b""
     _started: bool = False
     _after_cr: bool = False
+
+    @property
+    def is_inside(self) -> bool:
+        """An event has begun and not ended."""
+        return bool(self._line or self._data)
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         if self._after_cr and chunk.startswith(b"\n"):
@@ -88,6 +96,8 @@ class EventReader:
 
     def _dispatch(self) -> Event | None:
         event = Event(self._kind or b"message", b"\n".join(self._data)) if self._data else None
+        if (event is not None and event.data) or not self.position.message_id:
+            self.position.message_id = self.position.last_id
         self._data, self._size, self._kind = [], 0, b""
         return event
 

@@ -14,7 +14,7 @@ from mcp_bridge import wire
 from mcp_bridge.errors import HopError, session_unknown, unavailable
 from mcp_bridge.exchange import Exchange, Note, Session
 from mcp_bridge.upstreams.events import Position
-from mcp_bridge.upstreams.http_answers import Answers, Broken
+from mcp_bridge.upstreams.http_answers import Answers, Broken, Silent
 from mcp_bridge.upstreams.http_remote import (
     SESSION_ID,
     Remote,
@@ -41,6 +41,9 @@ _LEAST_RETRY_S = 0.05
 _MOST_RETRY_S = 30.0
 _MAX_RESUMES = 5
 """Attempts to resume a stream without anything new coming of it."""
+_SILENCE_S = 4.0
+"""How long a resumed stream may say nothing before it is asked for again; doubled from one time to the next."""
+_MOST_SILENCE_S = 30.0
 _END_SESSION_S = 0.5
 _MAX_LIST_PAGES = 20
 _LEARN_S = 5.0
@@ -171,11 +174,15 @@ class HttpUpstream:
         """2025-11-25, "Resumability and Redelivery": GET with Last-Event-ID, after the time that the server asked for.
 
         A server may close on purpose and be polled, so only attempts that bring
-        nothing count; `request_timeout_s` bounds the rest.
+        nothing count; `request_timeout_s` bounds the rest. What a server writes
+        while it takes up a stream may be on none: the MCP SDK for Python looks
+        first for what to send again, then says where the stream is now, and
+        only then passes on what comes. So a stream that stays silent is asked
+        for again, from the last event that carried a message.
         """
         if exchange.session is None:
             raise session_unknown()
-        failures = 0
+        failures = silences = 0
         while failures < _MAX_RESUMES:
             wait_s = _RETRY_S if position.retry_s is None else max(_LEAST_RETRY_S, position.retry_s)
             await asyncio.sleep(min(wait_s * 2**failures, _MOST_RETRY_S))
@@ -187,11 +194,16 @@ class HttpUpstream:
                     if response.is_client_error or response.is_redirect:
                         break
                     if response.is_success and is_stream(response):
-                        answer = await self._answers.read(response, exchange, position)
+                        silence_s = min(_SILENCE_S * 2**silences, _MOST_SILENCE_S)
+                        answer = await self._answers.read(response, exchange, position, silence_s)
                         if answer is not None:
                             return answer
             except Broken:
                 pass
+            except Silent:
+                failures, silences = 0, min(silences + 1, 8)
+                position.last_id = position.message_id
+                continue
             failures = 0 if position.last_id != before else failures + 1
         raise unavailable(f"the connection to the MCP server {self.name} broke before it answered; it was not resumed")
 

@@ -1,5 +1,6 @@
 """Reading what an HTTP server answers, whatever it is: bounded, strict, and only for the request that asked."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -13,7 +14,7 @@ from mcp_bridge.exchange import Exchange, Session
 from mcp_bridge.upstreams.events import EventReader, EventTooLarge, Position
 from mcp_bridge.upstreams.rare import Rare
 
-__all__ = ["Answers", "Broken"]
+__all__ = ["Answers", "Broken", "Silent"]
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 """What httpx unpacks piece by piece, so that a small answer cannot become a large one before it is counted."""
@@ -25,6 +26,10 @@ class Broken(HopError):
     def __init__(self, server: str) -> None:
         sentence = f"the connection to the MCP server {server} broke before it answered"
         super().__init__(grpc.StatusCode.UNAVAILABLE, sentence)
+
+
+class Silent(Exception):
+    """Nothing came for as long as was allowed."""
 
 
 class Answers:
@@ -41,14 +46,16 @@ class Answers:
         self._max_bytes = max_bytes
         self._log = log
 
-    async def read(self, response: httpx2.Response, exchange: Exchange, position: Position) -> bytes | None:
+    async def read(
+        self, response: httpx2.Response, exchange: Exchange, position: Position, silence_s: float | None = None
+    ) -> bytes | None:
         """The response under the exchange's id; None if the stream ended before it, or the status has to tell.
 
-        Raises `HopError` for an answer that is none.
+        Raises `HopError` for an answer that is none, `Silent` when an event stream has no event for `silence_s`.
         """
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "text/event-stream" and response.is_success:
-            return await self._streamed(response, exchange, position)
+            return await self._streamed(response, exchange, position, silence_s)
         if kind == "application/json":
             return self._single(await self._body(response), response, exchange)
         if response.status_code == httpx2.codes.NOT_FOUND and exchange.session is None:
@@ -81,8 +88,10 @@ class Answers:
             raise self._nonsense()
         return None
 
-    async def _streamed(self, response: httpx2.Response, exchange: Exchange, position: Position) -> bytes | None:
-        async for message in self._events(response, position):
+    async def _streamed(
+        self, response: httpx2.Response, exchange: Exchange, position: Position, silence_s: float | None
+    ) -> bytes | None:
+        async for message in self._events(response, position, silence_s):
             try:
                 envelope = wire.read_answer(message)
             except wire.NotJson:
@@ -121,13 +130,29 @@ class Answers:
                 raise self._too_large()
         return bytes(body)
 
-    async def _events(self, response: httpx2.Response, position: Position) -> AsyncIterator[bytes]:
+    async def _events(
+        self, response: httpx2.Response, position: Position, silence_s: float | None = None
+    ) -> AsyncIterator[bytes]:
         reader = EventReader(self._max_bytes, position)
+        chunks = self._chunks(response)
+        clock = asyncio.get_running_loop()
+        heard_s = clock.time()
         try:
-            async for chunk in self._chunks(response):
+            while True:
+                try:
+                    async with asyncio.timeout_at(None if silence_s is None else heard_s + silence_s):
+                        chunk = await anext(chunks, None)
+                except TimeoutError:
+                    raise Silent from None
+                if chunk is None:
+                    return
+                before = position.last_id
                 for event in reader.feed(chunk):
                     if event.kind == b"message" and event.data:
                         yield event.data
+                        heard_s = clock.time()
+                if reader.is_inside or position.last_id != before:  # comments, which keep a stream alive, are no news
+                    heard_s = clock.time()
         except EventTooLarge:
             raise self._too_large() from None
 

@@ -120,6 +120,38 @@ async def test_resuming_is_given_up_after_some_attempts(monkeypatch: pytest.Monk
     assert server.count("POST", "tools/call") == 1
 
 
+async def test_answer_that_a_resumed_stream_passed_over_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours: the MCP SDK for Python loses what it writes between sending old events again and telling where it is now
+    ("e3" of the first stream that was resumed); what came is not passed on twice, and keep-alives are no sign of it."""
+    monkeypatch.setattr(http_module, "_SILENCE_S", 0.2)
+    resumed: list[str] = []
+
+    async def answer(asked: Asked) -> None:
+        await asked.stream()
+        if asked.method == "POST":
+            await asked.event("", id="e0", retry=10)
+            return
+        resumed.append(asked.headers["last-event-id"])
+        if resumed == ["e0"]:
+            await asked.event(NOTE % 1, id="e1")
+            await asked.event("", id="e3", retry=10)
+            with contextlib.suppress(ConnectionError):
+                while not asked.writer.is_closing():
+                    await asked.raw(b": ping\n\n")
+                    await asyncio.sleep(0.05)
+        elif resumed[-1] == "e1":
+            await asked.event(ANSWER, id="e2")
+
+    outbox = Outbox(LIMIT)
+    async with opened(answer) as (server, upstream, session), asyncio.timeout(10):
+        assert await upstream.request(exchange(session, outbox=outbox)) == ANSWER.encode()
+
+    outbox.close()
+    assert [await outbox.get(), await outbox.get()] == [(NOTE % 1).encode(), None]
+    assert resumed == ["e0", "e1"]
+    assert server.count("POST", "tools/call") == 1
+
+
 @pytest.mark.parametrize("status", ["405 Method Not Allowed", "400 Bad Request"])
 async def test_server_that_does_not_resume_is_not_asked_again(status: str) -> None:
     """Ours: its refusal counts for good."""
