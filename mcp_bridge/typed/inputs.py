@@ -77,6 +77,9 @@ def _sampling(target: pb.InputRequest, it: Object) -> None:
     if (preferences := it.take("modelPreferences")) is not None:
         with Object(preferences, it.at("modelPreferences"), it.lost) as one:
             _preferences(request.model_preferences, one)
+    for key in ("metadata", "tools", "toolChoice"):  # MCP's, without a place here: what is absent is not lost
+        if key not in it:
+            it.take(key)
 
 
 def _sampling_message(target: pb.SamplingMessage, it: Object) -> None:
