@@ -46,7 +46,12 @@ async def run(settings: AuthzSettings) -> None:
         service.announcer.connect(watcher.announced, watcher.on_loaded)
     components = {"policy": lambda: not watcher.problem} | service.components
     health = PartHealth()
-    background = [watcher.run(), watch_health(journal, components, health), *books.jobs(), *service.jobs]
+    background = [
+        watcher.run(),
+        watch_health(journal, components, health, watcher.judged),
+        *books.jobs(),
+        *service.jobs,
+    ]
 
     with serve_metrics(registry, settings.metrics_host, settings.metrics_port, PART) as metrics_address:
         server = new_server(settings.server, service.routes, health, socket)

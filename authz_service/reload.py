@@ -101,8 +101,9 @@ class PolicyWatcher:
 
     `loaded` receives a new policy; `refused` receives the sentence that says
     what is wrong, once for each content. `problem` is that sentence for as
-    long as the files hold something that is not in force. `on_loaded` are
-    called after `loaded` with each new policy: to announce it to others.
+    long as the files hold something that is not in force; `judged` is set
+    whenever it may have changed. `on_loaded` are called after `loaded` with
+    each new policy: to announce it to others.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class PolicyWatcher:
         self._status: Status | None = None
         self._announced = asyncio.Event()
         self.problem = ""
+        self.judged = asyncio.Event()
         self.on_loaded: list[Callable[[Policy], None]] = []
 
     async def run(self) -> None:
@@ -171,10 +173,12 @@ class PolicyWatcher:
             policy = await asyncio.to_thread(self._files.load_beside, seen)
         except PolicyError as error:
             self.problem = str(error)
+            self.judged.set()
             logs.event(logger, logging.WARNING, "policy_refused", problem=self.problem)
             self._refused(self.problem)
             return
         self.problem = ""
+        self.judged.set()
         logs.event(logger, logging.INFO, "policy_loaded", version=policy.version, rules=policy.size)
         self._loaded(policy)
         for announce in self.on_loaded:

@@ -1,6 +1,7 @@
 """The running service: what happens beside the checks, and the order in which it ends."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -74,8 +75,13 @@ async def keep_journal(journal: Journal, interval_s: float) -> None:
         await journal.sync()
 
 
-async def watch_health(journal: Journal, components: Mapping[str, Callable[[], bool]], health: PartHealth) -> None:
-    """Keep health true: without a journal everything is refused; whatever else is unwell, decisions are still made."""
+async def watch_health(
+    journal: Journal, components: Mapping[str, Callable[[], bool]], health: PartHealth, changed: asyncio.Event
+) -> None:
+    """Keep health true: without a journal everything is refused; whatever else is unwell, decisions are still made.
+
+    Components are asked several times a second, and at once when `changed` is set.
+    """
     before: dict[str, bool] = {}
     while True:
         journal.check()
@@ -86,7 +92,10 @@ async def watch_health(journal: Journal, components: Mapping[str, Callable[[], b
         if before.get("journal") != now["journal"]:
             await (health.serving() if now["journal"] else health.not_serving())
         before = now
-        await asyncio.sleep(_HEALTH_INTERVAL_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEALTH_INTERVAL_S):
+                await changed.wait()
+        changed.clear()
 
 
 async def keep_pruned(journal: Journal, shipper: Shipper, keep_bytes: int) -> None:

@@ -4,16 +4,22 @@ import asyncio
 import gc
 import json
 import os
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from authz_requests import MODEL
+from grpc_health.v1 import health_pb2
 
+from authz_service import service
 from authz_service.policy import Policy
 from authz_service.reload import PolicyFiles, PolicyWatcher
+from authz_service.server import PartHealth
 
 OLD = b"p, a, tools/call, old, allow\n"
 NEW = b"p, a, tools/call, new, allow\n"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Watched:
@@ -105,6 +111,34 @@ async def test_half_written_file_is_not_loaded(watched: Watched) -> None:
 
     assert len(watched.loaded) == 1
     assert not permits_new(watched)
+
+
+async def test_health_follows_a_judged_file_at_once(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours: whoever has read in the log that a file was refused, or loaded, hears the same from grpc.health.v1."""
+
+    class Journal:
+        available = True
+
+        def check(self) -> None:
+            return None
+
+    monkeypatch.setattr(service, "_HEALTH_INTERVAL_S", 60)
+    health = PartHealth()
+    told = aclosing(health.watch("policy"))
+    components = {"policy": lambda: not watched.watcher.problem}
+    watching = asyncio.create_task(
+        service.watch_health(Journal(), components, health, watched.watcher.judged)  # type: ignore[arg-type]
+    )
+    async with asyncio.timeout(10), told as statuses:
+        assert [await anext(statuses), await anext(statuses)] == [None, SERVING]
+        watched.policy.write_bytes(b"p, a, tools/call\n")
+        await watched.look()
+        assert await anext(statuses) == NOT_SERVING
+        watched.policy.write_bytes(NEW)
+        await watched.look()
+        assert await anext(statuses) == SERVING
+    watching.cancel()
+    await asyncio.wait([watching])
 
 
 async def test_broken_file_changes_nothing_and_is_reported_once(watched: Watched) -> None:
