@@ -21,6 +21,7 @@ from mcp_bridge.execute import caller_of
 from mcp_bridge.front.access import Access
 from mcp_bridge.front.backend import Answer, BackendError, Headers, SessionUnknown, Via
 from mcp_bridge.front.messages import Notification, Request
+from mcp_bridge.front.transport import notification_of, reply_of, request_of
 from mcp_bridge.serving import Metadata, Routes
 from mcp_bridge.status import error_of
 from secure_mcp_grpc import headers
@@ -74,14 +75,7 @@ class TransportBackend:
         return caller_of(via.headers).owner
 
     async def request(self, request: Request, via: Via, *, streams: bool) -> AsyncGenerator[Answer, None]:
-        message = pb.Request(
-            method=request.method,
-            name=request.name,
-            protocol_version=request.declared if isinstance(request.declared, str) else via.version,
-            session_id="" if request.is_modern else via.session_id,
-            id_json=request.id_json,
-            params_json=request.params_json,
-        ).SerializeToString()
+        message = request_of(request, via).SerializeToString()
         context = _Context(via.headers)
         owner = self.owner(via)
         if self._in_flight[owner] >= self._max_in_flight:
@@ -103,16 +97,10 @@ class TransportBackend:
                 del self._in_flight[owner]
 
     async def notify(self, notification: Notification, via: Via) -> None:
-        message = pb.Notification(
-            method=notification.method,
-            protocol_version=via.version,
-            session_id=via.session_id,
-            params_json=notification.params_json,
-        )
-        await self._tell("Notify", message, via)
+        await self._tell("Notify", notification_of(notification, via), via)
 
     async def reply(self, message: bytes, via: Via) -> None:
-        await self._tell("Reply", pb.ReplyRequest(session_id=via.session_id, message_json=message), via)
+        await self._tell("Reply", reply_of(message, via), via)
 
     async def listen(self, via: Via) -> AsyncGenerator[bytes, None]:
         message = pb.ListenRequest(session_id=via.session_id).SerializeToString()

@@ -2,16 +2,16 @@
 
 import asyncio
 import contextlib
-import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mcp_bridge.serving import Routes
 from secure_mcp_grpc import lifecycle
 from secure_mcp_grpc.calls import TRANSPORT
 from secure_mcp_grpc.errors import UserError
+from secure_mcp_grpc.http1 import new_http1_server
 
 if TYPE_CHECKING:
     from mcp_bridge.settings import BridgeSettings
@@ -55,7 +55,9 @@ async def serving_plain_http(settings: "BridgeSettings", routes: Sequence[Routes
     )
     path = lifecycle.socket_path(settings.run_dir, _PART)
     listener = _listen(path)
-    server = _server(naming_servers(front))
+    server = new_http1_server(
+        naming_servers(front), for_what="streamable_http", extra="sidecar", backlog=_BACKLOG, keep_alive_s=_KEEP_ALIVE_S
+    )
     async with front.running():
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="plain HTTP")
         try:
@@ -80,35 +82,3 @@ def _listen(path: Path) -> socket.socket:
     except OSError as error:
         raise UserError(f"cannot listen on {path}: {error.strerror}") from None
     return listener
-
-
-def _server(app: Any) -> Any:
-    try:
-        import uvicorn
-    except ImportError:
-        raise UserError("streamable_http needs uvicorn: pip install 'secure-mcp-grpc[sidecar]'") from None
-
-    class Server(uvicorn.Server):
-        """uvicorn without signal handlers of its own: stopping is ours."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Generator[None, None, None]:
-            yield
-
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    return Server(
-        uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=1,
-            h11_max_incomplete_event_size=64 * 1024,
-        )
-    )

@@ -14,11 +14,10 @@ import anyio
 import anyio.lowlevel
 import grpc
 import mcp_types as types
-from mcp.shared.message import ClientMessageMetadata, SessionMessage
 
 from mcp_bridge import wire
 from mcp_bridge.client.channel import Endpoint
-from mcp_bridge.client.transport import VERSION_HEADER, Writer, encode, not_json, parse
+from mcp_bridge.client.transport import Writer, encode, not_json, parse
 from mcp_bridge.status import error_of
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
@@ -52,21 +51,7 @@ class PipelinedWriter(Writer):
     _session: _Stream | None = None
     _writing: anyio.Lock | None = None
 
-    async def send(self, item: SessionMessage, /) -> None:
-        message = item.message
-        stamped = item.metadata.headers if isinstance(item.metadata, ClientMessageMetadata) else None
-        if stamped and (version := stamped.get(VERSION_HEADER)):
-            self._version = version
-        if isinstance(message, types.JSONRPCRequest):
-            await self._ask_on_stream(message)
-        elif isinstance(message, types.JSONRPCNotification):
-            await self._tell_on_stream(message)
-        else:
-            body = message.model_dump(by_alias=True, mode="json", exclude_unset=True)
-            reply = pb.ReplyRequest(session_id=self._session_id, message_json=encode(body))
-            await self._write(pb.ClientFrame(reply=reply))
-
-    async def _ask_on_stream(self, message: types.JSONRPCRequest) -> None:
+    async def _request(self, message: types.JSONRPCRequest) -> None:
         request = self._request_of(message)
         if message.method == "initialize" and self._hides_refusal():
             await self._fail(message, self._discover_error or {})
@@ -78,7 +63,7 @@ class PipelinedWriter(Writer):
         if self._timeout_s is not None and message.method != "subscriptions/listen":
             self._group.start_soon(self._expire, self._timeout_s, key, message)
 
-    async def _tell_on_stream(self, message: types.JSONRPCNotification) -> None:
+    async def _notify(self, message: types.JSONRPCNotification) -> None:
         if message.method == _CANCELLED and self._session is not None:
             named = (message.params or {}).get("requestId")
             if isinstance(named, int | str):
@@ -86,6 +71,9 @@ class PipelinedWriter(Writer):
         await self._write(pb.ClientFrame(notification=self._notification_of(message)))
         if message.method == "notifications/initialized" and self._session_id:
             self._group.start_soon(self._listen, self._session_id)
+
+    async def _reply(self, reply: pb.ReplyRequest) -> None:
+        await self._write(pb.ClientFrame(reply=reply))
 
     async def _cancel(self, request_id: types.RequestId) -> None:
         params = encode({"requestId": request_id})

@@ -141,13 +141,19 @@ class Writer:
         if stamped and (version := stamped.get(VERSION_HEADER)):
             self._version = version
         if isinstance(message, types.JSONRPCRequest):
-            self._start(message)
+            await self._request(message)
         elif isinstance(message, types.JSONRPCNotification):
             await self._notify(message)
         else:
             body = message.model_dump(by_alias=True, mode="json", exclude_unset=True)
             reply = pb.ReplyRequest(session_id=self._session_id, message_json=encode(body))
-            await self._tell("reply", reply, "reply")
+            await self._reply(reply)
+
+    async def _request(self, message: types.JSONRPCRequest) -> None:
+        self._start(message)
+
+    async def _reply(self, reply: pb.ReplyRequest) -> None:
+        await self._tell("reply", reply, "reply")
 
     async def aclose(self) -> None:
         return None

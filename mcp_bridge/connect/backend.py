@@ -13,6 +13,7 @@ from mcp_bridge.client.status import CODES, NO_RESPONSE, error_message
 from mcp_bridge.connect.tokens import NoToken, TokenSource
 from mcp_bridge.front.backend import Answer, BackendError, SessionUnknown, Via
 from mcp_bridge.front.messages import Notification, Request
+from mcp_bridge.front.transport import notification_of, reply_of, request_of
 from secure_mcp_grpc.v1 import mcp_transport_pb2 as pb
 
 __all__ = ["GrpcBackend"]
@@ -51,15 +52,7 @@ class GrpcBackend:
         return ""  # all that is sent here is sent as one identity
 
     async def request(self, request: Request, via: Via, *, streams: bool) -> AsyncGenerator[Answer, None]:
-        version = request.declared if isinstance(request.declared, str) else via.version
-        message = pb.Request(
-            method=request.method,
-            name=request.name,
-            protocol_version=version,
-            session_id="" if request.is_modern else via.session_id,
-            id_json=request.id_json,
-            params_json=request.params_json,
-        )
+        message = request_of(request, via)
         try:
             metadata = await self._metadata(via)
             endpoint = await self._channels.pick(message.session_id)
@@ -71,16 +64,10 @@ class GrpcBackend:
             yield Answer(error_message(request.id_json, grpc.StatusCode.UNAUTHENTICATED, str(error)), True)
 
     async def notify(self, notification: Notification, via: Via) -> None:
-        message = pb.Notification(
-            method=notification.method,
-            protocol_version=via.version,
-            session_id=via.session_id,
-            params_json=notification.params_json,
-        )
-        await self._tell("notify", message, via)
+        await self._tell("notify", notification_of(notification, via), via)
 
     async def reply(self, message: bytes, via: Via) -> None:
-        await self._tell("reply", pb.ReplyRequest(session_id=via.session_id, message_json=message), via)
+        await self._tell("reply", reply_of(message, via), via)
 
     async def listen(self, via: Via) -> AsyncGenerator[bytes, None]:
         async def metadata() -> Metadata:

@@ -1,12 +1,11 @@
 """Runs `secure-mcp-grpc connect`: channels, a backend and one front, until the client leaves or a signal comes."""
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from mcp_bridge.client.channel import Address, Channels
 from mcp_bridge.connect import first_look
@@ -16,6 +15,7 @@ from mcp_bridge.front.access import Access
 from mcp_bridge.front.backend import Backend
 from secure_mcp_grpc import lifecycle, logs
 from secure_mcp_grpc.errors import UserError
+from secure_mcp_grpc.http1 import new_http1_server
 
 __all__ = ["Endpoint", "Options", "serve"]
 
@@ -98,7 +98,7 @@ async def _serve_http(backend: Backend, endpoint: Endpoint, options: Options, st
     front = HttpFront(
         backend, access, max_request_bytes=options.max_request_bytes, max_answer_bytes=options.max_answer_bytes
     )
-    server = _server(front)
+    server = new_http1_server(front, for_what="--http", extra="connect", backlog=_BACKLOG)
     async with front.running():
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
@@ -122,35 +122,3 @@ def _listen(endpoint: Endpoint) -> socket.socket:
     # asyncio would do this only for sockets that it made; without it each small answer waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-def _server(front: Any) -> Any:
-    try:
-        import uvicorn
-    except ImportError:
-        raise UserError("--http needs uvicorn: pip install 'secure-mcp-grpc[connect]'") from None
-
-    class Server(uvicorn.Server):
-        """uvicorn without signal handlers of its own: stopping is ours."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Generator[None, None, None]:
-            yield
-
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    return Server(
-        uvicorn.Config(
-            front,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=1,
-            h11_max_incomplete_event_size=64 * 1024,
-        )
-    )

@@ -18,6 +18,7 @@ SHARED = {
             "headers",
             "health",
             "http_calls",
+            "http1",
             "http2",
             "lifecycle",
             "limit_settings",

@@ -1,17 +1,16 @@
 """Wires the embedded store: directory, engine, HTTP, health, metrics; and stops them in order."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
 import sys
 import time
-from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from secure_mcp_grpc import health, lifecycle, logs, metrics
+from secure_mcp_grpc.http1 import new_http1_server
 from trace_sink.store import config, engine, passwords
 from trace_sink.store.metrics import StoreMetrics
 from trace_sink.store.settings import StoreSettings
@@ -81,37 +80,13 @@ async def _serve(
     address: str,
     metrics_address: str,
 ) -> None:
-    import uvicorn
-
     from trace_sink.store.http import StoreApp
-
-    class Server(uvicorn.Server):
-        """uvicorn without signal handlers of its own: stopping is ours."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Generator[None, None, None]:
-            yield
 
     workers = ThreadPoolExecutor(_WORKERS, "engine")
     killer = ThreadPoolExecutor(1, "killer")
     rules = Rules(opened.reaching_functions(), opened.table_functions(), opened.canonical)
     app = StoreApp(opened, users, rules, store_metrics, workers, killer)
-    server = Server(
-        uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=128,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=1,
-            h11_max_incomplete_event_size=1 << 20,
-        )
-    )
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    server = new_http1_server(app, for_what="the embedded store", extra="store", backlog=128, max_head_bytes=1 << 20)
     # asyncio would do this only for sockets that it made; without it each small answer waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
